@@ -1,0 +1,76 @@
+"""`ucdr …`: one verb per job; here they come together, and here errors become exit codes."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from ucdr_ray.commands import config
+from ucdr_ray.errors import JobError, UserError
+
+app = typer.Typer(
+    name="ucdr",
+    help="Learn, without labels, features under which images of different domains find each other; then search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ucdr-ray {version('ucdr-ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="UCDR_DEBUG", help="Show where an error came from.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["UCDR_DEBUG"] = "1"  # workers inherit it
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("ucdr_ray").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def _line(error: Exception) -> str:
+    # Ray raises a task's error as a subclass whose text is the remote traceback; the error itself is its cause.
+    cause = getattr(error, "cause", None)
+    text = str(cause if isinstance(cause, UserError | JobError) else error)
+    return "; ".join(text.strip().splitlines())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (``sys.argv`` without arguments).
+
+    Returns:
+        0 done, 1 the job failed, 2 the call or its input is wrong, 130 interrupted.
+    """
+    try:
+        app(arguments)
+    except (UserError, JobError) as error:
+        if os.environ.get("UCDR_DEBUG"):
+            raise
+        typer.echo(f"error: {_line(error)}", err=True)
+        return 2 if isinstance(error, UserError) else 1
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+        if code == 130:
+            typer.echo("interrupted", err=True)
+        return code
+    return 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())

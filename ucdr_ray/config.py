@@ -1,0 +1,244 @@
+"""Every setting of a training run, typed, documented and cross-checked.
+
+YAML in (`load_config`), JSON schema out (`RunConfig.model_json_schema()`); `--set a.b=c` overrides one field.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import fingerprint
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Epochs = Annotated[int, Field(ge=0, le=10_000)]
+Neighbours = Annotated[int, Field(ge=1, le=1_000)]
+
+
+class DataConfig(Section):
+    domains: list[str] | None = Field(None, description="Domains to train on; all of the catalog's when empty.")
+    size: int = Field(96, ge=16, le=1024, description="Side in pixels of the images that enter the encoder.")
+    stored_size: int | None = Field(
+        None, ge=16, le=2048, description="Side at which decoded images are kept for cropping; `size` when empty."
+    )
+    resize: Literal["squash", "crop"] = Field(
+        "squash", description="How an image becomes square: squashed, or short side then centre crop."
+    )
+    residency: Literal["auto", "keep", "stream"] = Field(
+        "auto", description="Keep decoded images in the object store, stream them every epoch, or decide by size."
+    )
+    keep_limit_gb: float = Field(4.0, gt=0, description="With `auto`: keep decoded images up to this many gigabytes.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.stored_size is not None and self.stored_size < self.size:
+            raise ValueError(f"stored_size={self.stored_size} is smaller than size={self.size}; allowed: >= size")
+        if self.domains is not None and len(set(self.domains)) != len(self.domains):
+            raise ValueError(f"domains={self.domains} names a domain twice; allowed: each once")
+        return self
+
+
+class ModelConfig(Section):
+    backbone: str = Field(
+        "random:resnet-mini",
+        description="A transformers folder, a hub name, `moco:FILE` (MoCo v2's ResNet-50 checkpoint) or `random:NAME`.",
+    )
+    head_hidden: int = Field(512, ge=1, description="Width of the hidden layer of the MLP head.")
+    dim: int = Field(128, ge=2, le=4096, description="Dimension of the embedding.")
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen",
+        description="Batch normalisation of the backbone: kept at its stored statistics, or trained with the batch's.",
+    )
+    embedding: Literal["head", "backbone"] = Field(
+        "head", description="What retrieval uses: the head's output (the papers') or the backbone's pooled feature."
+    )
+
+
+class AugmentConfig(Section):
+    """MoCo v2's values by default; invert, edge and rotate are ours, for style."""
+
+    crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of the image's area that a crop keeps.")
+    rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation in degrees.")
+    jitter: Fraction = Field(0.4, description="Strength of brightness, contrast and saturation jitter.")
+    hue: float = Field(0.1, ge=0, le=0.5, description="Strength of hue jitter, in turns.")
+    jitter_p: Fraction = Field(0.8, description="Probability of colour jitter.")
+    grey_p: Fraction = Field(0.2, description="Probability of turning grey.")
+    invert_p: Fraction = Field(0.0, description="Probability of the colour negative.")
+    edge_p: Fraction = Field(0.0, description="Probability of replacing the image by its edges, dark on light.")
+    blur_p: Fraction = Field(0.5, description="Probability of Gaussian blur (sigma 0.1 to 2 at 224 px, in proportion).")
+    flip_p: Fraction = Field(0.5, description="Probability of a horizontal flip.")
+
+
+class StagesConfig(Section):
+    instance: Epochs = Field(50, description="Epochs of L_aug alone.")
+    in_domain: Epochs = Field(30, description="Epochs of L_aug + L_in.")
+    cross_domain: Epochs = Field(20, description="Epochs of L_aug + L_in + L_cross.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "StagesConfig":
+        if self.instance + self.in_domain + self.cross_domain == 0:
+            raise ValueError("all stages have 0 epochs; allowed: at least one stage with 1 or more")
+        return self
+
+
+class AlignmentConfig(Section):
+    name: Literal["alignment"] = Field("alignment", description="The method.")
+    stages: StagesConfig = Field(default_factory=lambda: StagesConfig.model_validate({}))
+    k_in: Neighbours = Field(50, description="k of the mutual neighbours inside a domain (DUDE: 50).")
+    k_cross: Neighbours = Field(50, description="k of the mutual neighbours across domains (DUDE: 50).")
+    mutual: bool = Field(True, description="Keep only mutual neighbours; off: all k nearest.")
+    temperature: float = Field(0.2, gt=0, le=10, description="Temperature tau of InfoNCE.")
+    momentum: float = Field(0.999, ge=0, lt=1, description="Momentum of the key encoder.")
+    weight_aug: float = Field(1.0, ge=0, description="Weight of L_aug.")
+    weight_in: float = Field(1.0, ge=0, description="Weight of L_in.")
+    weight_cross: float = Field(1.0, ge=0, description="Weight of L_cross.")
+    max_negatives: int = Field(65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample.")
+    refresh: bool = Field(
+        False, description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass)."
+    )
+    centre: bool = Field(False, description="Subtract each domain's mean key before searching cross-domain neighbours.")
+
+
+class TrainConfig(Section):
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, sampling and augmentation.")
+    batch: int = Field(64, ge=1, description="Images per domain in one step, over all workers together.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW.")
+    lr: float = Field(2e-4, gt=0, description="Peak learning rate.")
+    head_lr_factor: float = Field(1.0, gt=0, description="The head learns this many times faster than the backbone.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up before the cosine to zero.")
+    workers: int = Field(1, ge=0, description="Ray Train workers; 0 trains in the calling process.")
+    threads: int | None = Field(None, ge=1, description="Torch threads per worker; empty: the node's cores shared out.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast type of the encoder on a GPU.")
+    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; stage ends always write one.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints stay on disk.")
+    max_failures: int = Field(3, ge=0, description="Restarts from the last checkpoint after a worker's death.")
+
+
+class TrackingConfig(Section):
+    enabled: bool = Field(True, description="Log to MLflow.")
+    uri: str | None = Field(None, description="MLflow tracking URI; empty: `mlflow.db` (SQLite) beside the run.")
+    experiment: str = Field("ucdr-ray", description="MLflow experiment.")
+
+
+class RunConfig(Section):
+    """A whole training run."""
+
+    data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
+    augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig.model_validate({}))
+    method: AlignmentConfig = Field(default_factory=lambda: AlignmentConfig.model_validate({}))
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
+    tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig.model_validate({}))
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.train.workers > self.train.batch:
+            raise ValueError(
+                f"train.workers={self.train.workers} exceeds train.batch={self.train.batch} images per domain; "
+                "allowed: at most one worker per image"
+            )
+        if self.train.precision == "bfloat16" and self.train.device == "cpu":
+            raise ValueError("train.precision=bfloat16 with train.device=cpu; allowed: float32 on a CPU")
+        return self
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return dict(model.model_fields)
+
+
+def _allowed_at(path: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line per problem: the field, the value, what is allowed."""
+    lines = []
+    for item in error.errors():
+        path = tuple(item["loc"])
+        name = ".".join(str(part) for part in path)
+        if item["type"] == "extra_forbidden":
+            allowed = _allowed_at(path[:-1])
+            near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            lines.append(f"{name}: unknown field; {hint}allowed here: {', '.join(allowed)}")
+        elif item["type"] == "value_error":
+            message = str(item["msg"]).removeprefix("Value error, ")
+            lines.append(f"{name}: {message}" if name else message)
+        else:
+            lines.append(f"{name}: {item['msg']}, got {item['input']!r}")
+    return lines
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override}: write it as section.field=value, for example train.lr=0.001")
+    *parents, last = path.strip().split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: {error}".replace("\n", " ")) from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    node[last] = value
+
+
+def load_config(path: Path | None = None, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file (or the defaults), apply `a.b=c` overrides, check everything.
+
+    Raises:
+        UserError: naming each bad field, its value and what is allowed.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise UserError(f"no config at {path}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"unreadable config {path}: {error}".replace("\n", " ")) from None
+        if not isinstance(tree, dict):
+            raise UserError(f"config {path} holds a {type(tree).__name__}; allowed: sections of fields")
+    for override in overrides or []:
+        _set(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        where = f"{path}: " if path else ""
+        raise UserError(where + "; ".join(describe(error))) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole config as YAML; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def config_fingerprint(config: RunConfig) -> str:
+    """SHA-256 of all that decides the weights: tracking, workers' placement and checkpoint rhythm left out."""
+    tree = config.model_dump(mode="json")
+    del tree["tracking"]
+    for name in ("workers", "threads", "checkpoint_every", "keep_checkpoints", "max_failures"):
+        del tree["train"][name]
+    return fingerprint(tree)

@@ -1,0 +1,226 @@
+"""The training loop: pure torch, the same under Ray Train, torchrun, or in one process."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ucdr_ray.augment import augment
+from ucdr_ray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from ucdr_ray.config import RunConfig, config_fingerprint
+from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.feed import Feed, Images
+from ucdr_ray.methods.alignment import Alignment
+from ucdr_ray.methods.base import Batch, Stage
+from ucdr_ray.models.backbone import build_backbone
+from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.world import World
+
+Metrics = dict[str, float | int | str]
+
+
+def build_encoder(config: RunConfig) -> Encoder:
+    """Backbone and fresh head from the config; the same weights for the same seed."""
+    model = config.model
+    backbone = build_backbone(model.backbone, config.train.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Encoder(backbone, config.data.size, config.data.resize, (model.head_hidden, model.dim), model.embedding)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` to a device; UserError where CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device=cuda: this machine shows no CUDA device; allowed: auto, cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Trainer:
+    """One worker's part of a run.
+
+    Args:
+        domains: name and number of images of each domain, in the order of domain indices.
+        feed: batches for this worker.
+    """
+
+    def __init__(self, config: RunConfig, domains: Sequence[tuple[str, int]], feed: Feed) -> None:
+        self.config, self.feed, self.world = config, feed, World()
+        self.device = pick_device(config.train.device)
+        encoder = build_encoder(config).to(self.device, memory_format=torch.channels_last)
+        self.method = Alignment(encoder, config.method, len(domains))
+        self.memory = LocalMemory(
+            domains, encoder.head_dim, config.method.max_negatives, self.world.exchange, config.train.seed, self.device
+        )
+        self.optimizer = self._optimizer(encoder)
+        self.epoch, self.step = 0, 0
+        if self.world.size > 1:
+            train_norm = config.model.batch_norm == "train"
+            self.method.online = DistributedDataParallel(encoder, broadcast_buffers=train_norm)
+
+    def _optimizer(self, encoder: Encoder) -> torch.optim.Optimizer:
+        train = self.config.train
+        groups = [
+            {"params": list(encoder.backbone.parameters()), "factor": 1.0},
+            {"params": list(encoder.head.parameters()), "factor": train.head_lr_factor},
+        ]
+        if train.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
+        return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return sum(stage.epochs for stage in self.method.stages())
+
+    def stage_of(self, epoch: int) -> tuple[Stage, bool]:
+        """The stage of an epoch, and whether it is the stage's last."""
+        end = 0
+        for stage in self.method.stages():
+            end += stage.epochs
+            if epoch < end:
+                return stage, epoch == end - 1
+        raise ValueError(f"epoch {epoch} of {end}")
+
+    def run(self, checkpoint_root: Path | None, on_epoch: Callable[[Metrics, "Trainer"], None]) -> Encoder:
+        """Train from the present epoch to the last; `on_epoch` gets each epoch's metrics, on every worker."""
+        self._train_mode()
+        while self.epoch < self.epochs:
+            stage, last = self.stage_of(self.epoch)
+            metrics = self._epoch(stage)
+            on_epoch(metrics, self)
+            due = last or self.epoch % self.config.train.checkpoint_every == 0
+            if checkpoint_root is not None and due:
+                self.save(checkpoint_root)
+        return self.method.encoder.eval()
+
+    def _epoch(self, stage: Stage) -> Metrics:
+        started = time.perf_counter()
+        metrics: Metrics = {"epoch": self.epoch + 1, "stage": stage.name, "lr": self._rate(self.step)}
+        if self.epoch == 0 or (stage.searches and self.config.method.refresh):
+            self.fill_memory()
+        if stage.searches:
+            method = self.config.method
+            metrics |= self.memory.rebuild(stage.k_in, stage.k_cross, method.mutual, method.centre)
+        searched = time.perf_counter()
+        sums: dict[str, Tensor] = {}
+        for images in self.feed.epoch(self.epoch):
+            for name, value in self._step(images, stage).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+        values = self.world.sum(torch.stack(list(sums.values()))) / self.feed.steps()
+        metrics |= {name: float(value) for name, value in zip(sums, values, strict=True)}
+        if not math.isfinite(float(metrics["loss"])):
+            raise JobError(f"the loss became {metrics['loss']} in epoch {self.epoch + 1}: lower train.lr")
+        ended = time.perf_counter()
+        self.epoch += 1
+        images_seen = self.feed.steps() * self.feed.rows
+        return metrics | {
+            "images_per_s": images_seen / (ended - searched),
+            "search_seconds": searched - started,
+            "seconds": ended - started,
+        }
+
+    def _step(self, images: Images, stage: Stage) -> dict[str, Tensor]:
+        batch = self._batch(images)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.step) * group["factor"]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
+            losses = self.method.step(batch, stage, self.memory)
+        self.optimizer.zero_grad(set_to_none=True)
+        # DDP averages over workers, the losses are meant to be added up.
+        (losses.total * self.world.size).backward()
+        self.optimizer.step()
+        self.method.update_target()
+        self.step += 1
+        return {"loss": losses.total.detach()} | {f"loss_{name}": term for name, term in losses.terms.items()}
+
+    def _batch(self, images: Images) -> Batch:
+        pixels, size = images.pixels.to(self.device), self.config.data.size
+        views = [
+            augment(pixels, size, self.config.augment, self.feed.rows, images.position, self._seed(view))
+            for view in range(2)
+        ]
+        domain, slot = images.domain.to(self.device), images.slot.to(self.device)
+        return Batch(views[0], views[1], domain, slot, self.feed.rows)
+
+    def _seed(self, view: int) -> int:
+        return int(np.random.SeedSequence([self.config.train.seed, self.step, view]).generate_state(1)[0])
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        steps, train = self.feed.steps(), self.config.train
+        warm, total = train.warmup_epochs * steps, self.epochs * steps
+        if step < warm:
+            return train.lr * (step + 1) / warm
+        return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+    @torch.no_grad()
+    def fill_memory(self) -> None:
+        """One pass over all images: un-augmented keys of the momentum encoder into the banks."""
+        self.method.target.eval()
+        for images in self.feed.sweep():
+            pixels = images.pixels.to(self.device).float() / 255
+            if pixels.shape[-1] != self.config.data.size:
+                pixels = torch.nn.functional.interpolate(
+                    pixels, size=self.config.data.size, mode="bilinear", antialias=True
+                )
+            key = self.method.target(pixels)
+            self.memory.push(images.domain.to(self.device), images.slot.to(self.device), key)
+        self._train_mode()
+
+    def _train_mode(self) -> None:
+        self.method.online.train()
+        self.method.target.train()
+        if self.config.model.batch_norm == "frozen":
+            for encoder in (self.method.encoder, self.method.target):
+                for module in encoder.modules():
+                    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+
+    def save(self, root: Path) -> None:
+        """Write a checkpoint (worker 0) and wait for it (all)."""
+        if self.world.rank == 0:
+            tensors = {f"encoder.{name}": value for name, value in self.method.encoder.state_dict().items()}
+            tensors |= {f"target.{name}": value for name, value in self.method.target.state_dict().items()}
+            tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
+                            if value is not None}
+            tensors["rng"] = torch.get_rng_state()
+            values = {"epoch": self.epoch, "config": config_fingerprint(self.config)}
+            save_checkpoint(root, self.step, tensors, values, self.config.train.keep_checkpoints)
+        self.world.barrier()
+
+    def resume(self, root: Path) -> bool:
+        """Continue from the newest complete checkpoint, if there is one.
+
+        Raises:
+            UserError: it is damaged, or was made with another config.
+        """
+        found = checkpoints(root)
+        if not found:
+            return False
+        tensors, values = load_checkpoint(found[-1])
+        if values["config"] != config_fingerprint(self.config):
+            raise UserError(f"checkpoint {found[-1]} was made with another config; use the same one or another --out")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.method.encoder.load_state_dict(part("encoder."))
+        self.method.target.load_state_dict(part("target."))
+        self.memory.load_state_dict(part("memory."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimizer.").items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["rng"])
+        self.epoch, self.step = int(values["epoch"]), int(values["step"])
+        return True

@@ -1,0 +1,100 @@
+"""Which images a step sees: decided by seed and step alone, so that a resumed run sees the same ones."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Images:
+    """One worker's share of a step's images, decoded."""
+
+    pixels: Tensor  # (B, 3, S, S) uint8
+    domain: Tensor  # (B,) int64
+    slot: Tensor  # (B,) int64
+    position: Tensor  # (B,) int64, place in the global batch: seeds the augmentation
+
+
+class Feed(Protocol):
+    """A source of training batches, the same number of steps on every worker."""
+
+    rows: int  # images of one step, all workers together
+
+    def steps(self) -> int:
+        """Steps of an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[Images]:
+        """The steps of an epoch, this worker's share of each."""
+
+    def sweep(self) -> Iterator[Images]:
+        """Every image of every domain once, shared out over the workers, in the order of slots."""
+
+
+def share(rows: int, rank: int, workers: int) -> slice:
+    """This worker's rows of a batch: contiguous, sizes differing by at most one."""
+    return slice(rows * rank // workers, rows * (rank + 1) // workers)
+
+
+class ResidentFeed:
+    """Decoded images in memory, read by slot.
+
+    Every step takes `batch` images of each domain. A domain is run through in a fresh random order, again and again;
+    an epoch ends when the largest domain was seen once.
+
+    Args:
+        arrays: per domain (N, 3, S, S) uint8; may be read-only views of shared memory.
+        batch: images per domain and step, over all workers.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], batch: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+        self.arrays = list(arrays)
+        self.batch = batch
+        self.seed = seed
+        self.rank, self.workers = rank, workers
+        self.rows = batch * len(self.arrays)
+
+    def steps(self) -> int:
+        return -(-max(len(array) for array in self.arrays) // self.batch)
+
+    def _order(self, domain: int, round_: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, domain, round_]).permutation(len(self.arrays[domain]))
+
+    def _slots(self, domain: int, start: int, stop: int) -> np.ndarray:
+        """Entries start..stop of the endless sequence of this domain's shuffled rounds."""
+        rows = len(self.arrays[domain])
+        rounds = range(start // rows, (stop - 1) // rows + 1)
+        sequence = np.concatenate([self._order(domain, r) for r in rounds])
+        return sequence[start - rounds[0] * rows : stop - rounds[0] * rows]
+
+    def _images(self, picks: list[np.ndarray], positions: list[np.ndarray]) -> Images:
+        pixels = [array[slots] for array, slots in zip(self.arrays, picks, strict=True)]
+        domain = np.repeat(np.arange(len(picks)), [len(slots) for slots in picks])
+        return Images(
+            torch.from_numpy(np.concatenate(pixels)),
+            torch.from_numpy(domain),
+            torch.from_numpy(np.concatenate(picks)),
+            torch.from_numpy(np.concatenate(positions)),
+        )
+
+    def epoch(self, epoch: int) -> Iterator[Images]:
+        steps, mine = self.steps(), share(self.batch, self.rank, self.workers)
+        whole = [self._slots(d, epoch * steps * self.batch, (epoch + 1) * steps * self.batch)
+                 for d in range(len(self.arrays))]
+        for step in range(steps):
+            first = step * self.batch
+            picks = [slots[first + mine.start : first + mine.stop] for slots in whole]
+            positions = [np.arange(mine.start, mine.stop) + d * self.batch for d in range(len(whole))]
+            yield self._images(picks, positions)
+
+    def sweep(self) -> Iterator[Images]:
+        block = 4 * self.batch
+        for start in range(0, max(len(array) for array in self.arrays), block):
+            picks = []
+            for array in self.arrays:
+                slots = np.arange(start, min(start + block, len(array)))
+                picks.append(slots[share(len(slots), self.rank, self.workers)])
+            yield self._images(picks, [np.zeros(len(p), dtype=np.int64) for p in picks])

@@ -1,0 +1,60 @@
+"""What an answer shows of a row: id, source and a thumbnail, in one Parquet file per domain. No labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ucdr_ray.errors import UserError
+
+ROWS_PER_GROUP = 256  # one thumbnail costs the reading of one row group
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("slot", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("thumbnail", pa.binary(), nullable=False),
+    ]
+)
+
+
+def write_metadata(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write batches of SCHEMA, in slot order, with row groups small enough for single thumbnails."""
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=ROWS_PER_GROUP)
+
+
+class Metadata:
+    """The rows of one domain: ids and sources in memory, thumbnails read when asked for."""
+
+    def __init__(self, path: Path, domain: str, rows: int) -> None:
+        """Open a file whose checksum was verified.
+
+        Raises:
+            UserError: it is not the metadata of ``rows`` rows of ``domain``.
+        """
+        self._file = pq.ParquetFile(path)
+        if self._file.schema_arrow != SCHEMA:
+            raise UserError(f"bad index metadata {path}: its columns are not {', '.join(SCHEMA.names)}")
+        table = self._file.read(columns=["id", "domain", "slot", "source"])
+        slots = table["slot"].to_numpy()
+        if not np.array_equal(slots, np.arange(rows)) or set(table["domain"].unique().to_pylist()) != {domain}:
+            raise UserError(f"bad index metadata {path}: does not hold slots 0 to {rows - 1} of {domain}")
+        self.ids = np.array(table["id"].to_pylist(), dtype=np.bytes_)
+        self._sources = table["source"].cast(pa.large_string()).combine_chunks()
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._group_ends = np.cumsum(sizes)
+
+    def source(self, slot: int) -> str:
+        """Where the image came from."""
+        return str(self._sources[slot])
+
+    def thumbnail(self, slot: int) -> bytes:
+        """A small encoded image."""
+        group = int(np.searchsorted(self._group_ends, slot, side="right"))
+        column = self._file.read_row_group(group, columns=["thumbnail"])["thumbnail"]
+        return bytes(column[slot - (int(self._group_ends[group]) - len(column))].as_py())

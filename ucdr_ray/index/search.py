@@ -1,0 +1,163 @@
+"""An opened index version and exact search in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from ucdr_ray.embeddings import ModelRef
+from ucdr_ray.errors import UserError
+from ucdr_ray.index.manifest import Manifest
+from ucdr_ray.index.merge import Candidates, Hit, best, merge
+from ucdr_ray.index.metadata import Metadata
+from ucdr_ray.index.shard import ExactShard
+from ucdr_ray.index.versions import current, read_manifest, version_folder
+
+if TYPE_CHECKING:
+    from ucdr_ray.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one query, with what it rests on."""
+
+    index_version: str
+    model: ModelRef
+    shards_answered: int
+    shards_total: int
+    hits: list[Hit]  # the top k of all the domains asked
+    by_domain: dict[str, list[Hit]]  # the top k of each
+    notes: list[str]
+
+
+class OpenDomain:
+    """The shards and metadata of one domain, in memory."""
+
+    def __init__(self, folder: Path, manifest: Manifest, domain: str) -> None:
+        self.name = domain
+        entry = next(entry for entry in manifest.metadata if entry.domain == domain)
+        self.metadata = Metadata(folder / entry.file, domain, entry.rows)
+        self.shards = [ExactShard(folder / shard.file, shard, manifest.dim) for shard in manifest.shards_of(domain)]
+
+    def search(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
+        """The top k of this domain for each of (Q, dim) unit rows, in order."""
+        found = [shard.search(queries, k) for shard in self.shards]
+        answers = []
+        for parts in zip(*found, strict=True):
+            top = best([Candidates(scores, slots, self.metadata.ids[slots]) for scores, slots in parts], k)
+            rows = zip(top.scores.tolist(), top.slots.tolist(), top.ids.tolist(), strict=True)
+            answers.append(
+                [Hit(score, self.name, id_.decode(), slot, self.metadata.source(slot)) for score, slot, id_ in rows]
+            )
+        return answers
+
+
+class Index:
+    """One version of an index. Domains are loaded when first asked for."""
+
+    def __init__(self, folder: Path, version: str, manifest: Manifest) -> None:
+        self.folder = folder
+        self.version = version
+        self.manifest = manifest
+        self._open: dict[str, OpenDomain] = {}
+
+    @classmethod
+    def open(cls, path: Path, version: str | None = None) -> Self:
+        """Open the current version, or the one named, and verify all of it.
+
+        Raises:
+            UserError: there is no index, or a file is missing or damaged (named).
+        """
+        path = Path(path)
+        name = version or current(path)
+        manifest = read_manifest(path, name)
+        folder = version_folder(path, name)
+        manifest.check_files(folder)
+        return cls(folder, name, manifest)
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The encoder for queries.
+
+        Raises:
+            UserError: it is not the model that made the vectors.
+        """
+        from ucdr_ray.models.encoder import Encoder
+
+        encoder = Encoder.load(self.folder / "encoder")
+        check_encoder(encoder, self.manifest.model, self.manifest.dim, self.folder / "encoder")
+        return encoder
+
+    def domain(self, name: str) -> OpenDomain:
+        """One domain's shards and metadata.
+
+        Raises:
+            UserError: there is none of this name; the message names those that exist.
+        """
+        if name not in self.manifest.domains:
+            raise UserError(f"no domain {name!r} in this index; it has: {', '.join(self.manifest.domains)}")
+        if name not in self._open:
+            self._open[name] = OpenDomain(self.folder, self.manifest, name)
+        return self._open[name]
+
+    def search(self, queries: np.ndarray, domains: Sequence[str] | None = None, k: int = 10) -> list[Answer]:
+        """The exact top k by cosine, over all the domains asked together and in each.
+
+        Args:
+            queries: (Q, dim); any length above 0, scaled to 1 here.
+            domains: names; all of the index when None.
+            k: at least 1. A domain with fewer images answers with all, and the answer notes it.
+
+        Raises:
+            UserError: an unknown domain, k < 1, a wrong dimension, or a query that is not finite or zero.
+        """
+        if k < 1:
+            raise UserError(f"k = {k}: at least 1 is allowed")
+        names = list(dict.fromkeys(self.manifest.domains if domains is None else domains))
+        opened = [self.domain(name) for name in names]
+        queries = unit_rows(queries, self.manifest.dim)
+        found = [domain.search(queries, k) for domain in opened]
+        shards = sum(len(domain.shards) for domain in opened)
+        notes = [
+            f"{name} has only {rows} images: all of them are in the answer"
+            for name in names
+            if (rows := self.manifest.rows_of(name)) < k
+        ]
+        return [
+            Answer(
+                index_version=self.version,
+                model=self.manifest.model,
+                shards_answered=shards,
+                shards_total=shards,
+                hits=merge(lists, k),
+                by_domain=dict(zip(names, lists, strict=True)),
+                notes=notes,
+            )
+            for lists in zip(*found, strict=True)
+        ]
+
+
+def unit_rows(queries: np.ndarray, dim: int) -> np.ndarray:
+    """Check and scale query vectors to float32 (Q, dim) unit rows.
+
+    Raises:
+        UserError: a wrong shape, or a row that is not finite or is zero.
+    """
+    queries = np.asarray(queries, np.float64)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise UserError(f"query vectors have shape {queries.shape}: (number of queries, {dim}) is allowed")
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if bad.size:
+        raise UserError(f"query vector {bad[0]} is zero or not finite: a direction is needed")
+    return np.ascontiguousarray(queries / lengths, np.float32)
+
+
+def check_encoder(encoder: "Encoder", model: ModelRef, dim: int, where: Path) -> None:
+    """Raise UserError unless ``encoder`` is the model that made vectors of ``dim`` numbers."""
+    if (encoder.fingerprint, encoder.dim) != (model.fingerprint, dim):
+        raise UserError(f"foreign encoder in {where}: {encoder.name} is not {model.name}, which made the vectors")

@@ -1,0 +1,91 @@
+"""Staged alignment: DUDE (arXiv:2509.04193, sec. 3.3) without its generator.
+
+From single images to their mutual neighbours inside the domain, then across domains. Stages are cumulative.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ucdr_ray.config import AlignmentConfig
+from ucdr_ray.losses.infonce import info_nce
+from ucdr_ray.methods.base import Batch, Losses, Stage, row_sum
+from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.neighbors.memory import Memory
+
+
+class Alignment:
+    """The method: what is trained (`online`), its momentum copy (`target`), the stages and the step."""
+
+    def __init__(self, encoder: Encoder, config: AlignmentConfig, domains: int) -> None:
+        self.online: nn.Module = encoder
+        self.target = copy.deepcopy(encoder).requires_grad_(False)
+        self.config = config
+        self.domains = domains
+
+    def stages(self) -> list[Stage]:
+        """L_aug; then + L_in; then + L_cross. Stages of 0 epochs are left out."""
+        c = self.config
+        stages = [
+            Stage("instance", c.stages.instance, {"aug": c.weight_aug}),
+            Stage("in_domain", c.stages.in_domain, {"aug": c.weight_aug, "in": c.weight_in}, k_in=c.k_in),
+            Stage(
+                "cross_domain",
+                c.stages.cross_domain,
+                {"aug": c.weight_aug, "in": c.weight_in, "cross": c.weight_cross},
+                k_in=c.k_in if c.weight_in > 0 else None,
+                k_cross=c.k_cross,
+            ),
+        ]
+        return [stage for stage in stages if stage.epochs > 0]
+
+    def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
+        """Losses of one batch; the bank holds the batch's newest keys afterwards.
+
+        For a query q of image i, with the keys of a bank below the fraction line:
+        L_aug   against the key of i's other view, bank of i's domain;
+        L_in    against the keys of i's mutual neighbours in its domain, i itself left out;
+        L_cross against the keys of i's mutual neighbours in another domain, mean over the other domains.
+        """
+        with torch.no_grad():
+            memory.push(batch.domain, batch.slot, self.target(batch.key))
+        query = self.online(batch.query)
+
+        terms = {name: query.new_zeros(()) for name in stage.weights}
+        for a in range(self.domains):
+            mine = batch.domain == a
+            q, slot = query[mine], batch.slot[mine]
+            own = memory.candidates(a, slot, a)
+            similarity = q @ own.keys.T
+            terms["aug"] = terms["aug"] + self._loss(similarity, own.own, batch.global_rows)
+            if stage.weights.get("in"):
+                terms["in"] = terms["in"] + self._loss(similarity, own.positive, batch.global_rows, own.own)
+            if stage.weights.get("cross"):
+                for b in range(self.domains):
+                    if b != a:
+                        other = memory.candidates(a, slot, b)
+                        loss = self._loss(q @ other.keys.T, other.positive, batch.global_rows)
+                        terms["cross"] = terms["cross"] + loss / (self.domains - 1)
+        total = sum((stage.weights[name] * term for name, term in terms.items()), query.new_zeros(()))
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    def _loss(self, similarity: Tensor, positive: Tensor, rows: int, ignore: Tensor | None = None) -> Tensor:
+        return row_sum(info_nce(similarity, positive, self.config.temperature, ignore), rows)
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Momentum: target <- m target + (1 - m) online, statistics of batch normalisation copied."""
+        m = self.config.momentum
+        online = dict(self.encoder.named_parameters())
+        targets, sources = zip(*[(p, online[name]) for name, p in self.target.named_parameters()], strict=True)
+        torch._foreach_lerp_(list(targets), list(sources), 1 - m)
+        for theirs, ours in zip(self.target.buffers(), self.encoder.buffers(), strict=True):
+            theirs.copy_(ours)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The trained encoder, without any wrapper around it."""
+        inner = getattr(self.online, "module", self.online)
+        assert isinstance(inner, Encoder)
+        return inner

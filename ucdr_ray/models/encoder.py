@@ -1,0 +1,145 @@
+"""The encoder: backbone, head, and what an image must look like to enter. One folder holds it all."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import fingerprint, read_json, sha256_file, staged_folder, write_json
+from ucdr_ray.models.backbone import Backbone, BackboneSpec, build_backbone
+
+
+class Encoder(nn.Module):
+    """f and its head: pixels in [0, 1] to unit vectors.
+
+    Args:
+        backbone: pooled features.
+        size: side S of the images.
+        resize: how an image becomes S x S (`images.to_array`).
+        head: (hidden, dim) of the MLP head; None: the normalised pooled feature itself.
+        embedding: what `encode` returns, the head's output or the backbone's feature.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        size: int,
+        resize: Literal["squash", "crop"] = "squash",
+        head: tuple[int, int] | None = None,
+        embedding: Literal["head", "backbone"] = "head",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.size = size
+        self.resize: Literal["squash", "crop"] = resize
+        self.embedding = embedding
+        self.name = name or backbone.spec.name
+        self._head = head
+        self.head: nn.Module = nn.Identity()
+        if head is not None:
+            hidden, dim = head
+            self.head = nn.Sequential(nn.Linear(backbone.dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+        self.register_buffer("mean", torch.tensor(backbone.spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.spec.std).view(3, 1, 1), persistent=False)
+        self._fingerprint: str | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors that `encode` returns."""
+        return self._head[1] if self._head is not None and self.embedding == "head" else self.backbone.dim
+
+    @property
+    def head_dim(self) -> int:
+        """Length of the vectors that `forward` returns."""
+        return self._head[1] if self._head is not None else self.backbone.dim
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] -> (B, head_dim) unit rows, with gradient: what the losses see."""
+        pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return F.normalize(self.head(self.backbone(pixels)).float(), dim=1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> (B, dim) float32 unit rows: what retrieval uses. Restores training mode."""
+        training = self.training
+        self.eval()
+        pixels = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        feature = self.backbone(pixels)
+        if self.embedding == "head":
+            feature = self.head(feature)
+        self.train(training)
+        return F.normalize(feature.float(), dim=1)
+
+    @classmethod
+    def from_backbone(cls, source: str, size: int | None = None, seed: int = 0) -> "Encoder":
+        """The backbone alone, without training: the baseline. Raises UserError as `build_backbone` does."""
+        backbone = build_backbone(source, seed)
+        return cls(backbone, size or int(backbone.spec.transformers.get("image_size") or 224))
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "format": "ucdr-encoder",
+            "version": 1,
+            "name": self.name,
+            "backbone": self.backbone.spec.to_dict(),
+            "size": self.size,
+            "resize": self.resize,
+            "head": self._head,
+            "embedding": self.embedding,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json` and `encoder.safetensors`; the folder appears whole or not at all."""
+        with staged_folder(Path(folder)) as staging:
+            state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+            save_file(state, staging / "encoder.safetensors")
+            write_json(
+                staging / "encoder.json",
+                self._description() | {"sha256": sha256_file(staging / "encoder.safetensors")},
+            )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Encoder":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: missing, damaged (checksum) or foreign.
+        """
+        folder = Path(folder)
+        text = read_json(folder / "encoder.json", "encoder")
+        if not isinstance(text, dict) or text.get("format") != "ucdr-encoder" or text.get("version") != 1:
+            raise UserError(f"{folder / 'encoder.json'} is not an encoder of version 1")
+        weights = folder / "encoder.safetensors"
+        if not weights.is_file():
+            raise UserError(f"no encoder weights at {weights}")
+        if sha256_file(weights) != text.get("sha256"):
+            raise UserError(f"{weights} is damaged: its checksum differs from encoder.json")
+        try:
+            spec = BackboneSpec(**text["backbone"])
+            head = tuple(text["head"]) if text["head"] else None
+            encoder = cls(Backbone(spec), text["size"], text["resize"], head, text["embedding"], text["name"])
+            encoder.load_state_dict(load_file(weights))
+        except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{folder} doesn't hold a whole encoder: {str(error).splitlines()[0]}") from None
+        return encoder.eval()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over description and weights: equal iff the same images give the same vectors."""
+        if self._fingerprint is None or self.training:
+            digest = {
+                name: fingerprint([list(value.shape), value.detach().cpu().contiguous().numpy().tobytes().hex()])
+                for name, value in self.state_dict().items()
+            }
+            self._fingerprint = fingerprint([json.loads(json.dumps(self._description())), digest])
+        return self._fingerprint
