@@ -52,7 +52,7 @@ class DomainVectors(Record):
     """The parts of one domain, in slot order and without a gap."""
 
     name: str
-    rows: NonNegativeInt
+    rows: PositiveInt
     parts: list[Part]
 
     @model_validator(mode="after")
@@ -159,8 +159,7 @@ class Embeddings:
 
     def vectors(self, domain: str) -> np.ndarray:
         """All vectors of a domain, float32 (N, dim), row = slot."""
-        parts = [batch.vectors for batch in self.batches(domain)]
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+        return np.concatenate([batch.vectors for batch in self.batches(domain)])
 
     def ids(self, domain: str) -> list[str]:
         """All ids of a domain, by slot."""

@@ -32,7 +32,7 @@ def palette(rng: np.random.Generator, saturation: tuple[float, float], value: tu
         "light": 1 - (1 - colour(rng.uniform())) * np.float32(0.25),
     }
     lum = colours["main"] @ LUMINANCE
-    away = rng.uniform(0.25, 0.5)
+    away = rng.uniform(0.3, 0.55)
     dark = bool(lum > 0.7 or (lum > 0.35 and rng.random() < 0.5))
     for place in ("ground", "sky"):
         wanted = np.clip(lum + (-away if dark else away), 0.04, 0.96) + rng.uniform(-0.06, 0.06)

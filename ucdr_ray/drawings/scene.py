@@ -21,12 +21,12 @@ class Scene:
 
 def _pose(rng: np.random.Generator, points: Points) -> Points:
     """Turn, shear, stretch, flip and gently bend; the same generator state gives the same pose."""
-    turn = np.clip(rng.normal(0, 0.22), -0.5, 0.5)
-    stretch, shear, flip = rng.uniform(0.82, 1.2), rng.uniform(-0.16, 0.16), rng.choice([-1.0, 1.0])
+    turn = np.clip(rng.normal(0, 0.15), -0.4, 0.4)
+    stretch, shear, flip = rng.uniform(0.84, 1.18), rng.uniform(-0.12, 0.12), rng.choice([-1.0, 1.0])
     cos, sin = np.cos(turn), np.sin(turn)
     posed = points @ np.array([[flip * stretch, 0.0], [shear, 1.0]]) @ np.array([[cos, sin], [-sin, cos]])
     for _ in range(2):
-        wave, phase, push = rng.normal(0, 1.6, 2), rng.uniform(0, 2 * np.pi), rng.normal(0, 0.045, 2)
+        wave, phase, push = rng.normal(0, 1.6, 2), rng.uniform(0, 2 * np.pi), rng.normal(0, 0.04, 2)
         posed = posed + np.sin(posed @ wave + phase)[:, None] * push
     return posed
 
@@ -36,8 +36,8 @@ def _place(rng: np.random.Generator, parts: list[Part]) -> list[Part]:
     ends = np.cumsum([len(part.points) for part in parts])[:-1]
     points = _pose(rng, np.concatenate([part.points for part in parts]))
     low, high = points.min(0), points.max(0)
-    scale = rng.uniform(0.62, 0.96) / (high - low).max()
-    slack = np.maximum(1 - scale * (high - low), 0) / 2 + 0.03
+    scale = rng.uniform(0.72, 0.98) / (high - low).max()
+    slack = np.maximum(1 - scale * (high - low), 0) / 2 + 0.02
     centre = 0.5 + rng.uniform(-1, 1, 2) * slack
     placed = np.split((points - (low + high) / 2) * scale + centre, ends)
     return [
@@ -49,7 +49,7 @@ def _place(rng: np.random.Generator, parts: list[Part]) -> list[Part]:
 def _clutter(rng: np.random.Generator) -> list[Part]:
     """A few plain shapes and curves that belong to no class."""
     parts = []
-    for _ in range(rng.integers(0, 6)):
+    for _ in range(rng.integers(0, 5)):
         x, y, size = *rng.uniform(0, 1, 2), rng.uniform(0.04, 0.17)
         turn = rng.uniform(0, np.pi)
         kind = rng.integers(4)

@@ -13,11 +13,11 @@ import torch
 from ucdr_ray.evaluation.metrics import RankSummary
 
 BLOCK_BYTES = 32 * 2**20
-_ROWS_PER_TASK = 32
-# Among 10,000 float32 scores a pair or two tie by chance; more than this is a gallery of doubles, or of codes.
-_FEW_TIES = 32
-# From 16 rows on, torch's matrix product rounds a score alike wherever its row and column stand.
+# From 16 rows on, torch's matrix product rounds a score alike wherever its row and its column stand.
 _ROW_MULTIPLE = 16
+_ROWS_PER_TASK = 16
+# Among 10,000 float32 scores a few pairs tie by chance; more than this is a gallery of doubles, or of codes.
+_FEW_TIES = 32
 
 
 def rank_relevant(
@@ -32,41 +32,42 @@ def rank_relevant(
 
     Args:
         queries: float32 (Q, d). gallery: float32 (N, d), rows in the order that breaks ties.
-        query_labels: int (Q,), gallery_labels: int (N,); a negative gallery label is relevant to no query.
+        query_labels: int (Q,), gallery_labels: int (N,); a negative label is relevant to nothing.
         cutoffs: the values of k to summarise at.
-        block_bytes: size of one block of scores; memory is about twice that, and the result does not depend on it.
+        block_bytes: size of a block of scores, which is nearly all the memory used; the result does not depend on it.
 
     Raises:
-        ValueError: a vector is not finite, or widths differ.
+        ValueError: a vector is not finite, or lengths differ.
     """
     if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
         raise ValueError("vectors to rank must be finite")
     by_label = np.argsort(gallery_labels, kind="stable")
     labels, starts = np.unique(gallery_labels[by_label], return_index=True)
     columns = dict(zip(labels.tolist(), np.split(by_label, starts[1:]), strict=True))
-    relevant_columns = [columns.get(label) if label >= 0 else None for label in query_labels.tolist()]
-    counts = np.array([0 if found is None else len(found) for found in relevant_columns], np.int64)
-    summary = RankSummary.zeros(counts, cutoffs)
+    columns = {label: found for label, found in columns.items() if label >= 0}
+    counts = [len(columns.get(label, ())) for label in query_labels.tolist()]
+    summary = RankSummary.zeros(np.array(counts, np.int64), cutoffs)
+    answerable = np.flatnonzero(summary.relevant)
+    if not len(answerable):
+        return summary
 
-    rows = block_bytes // (4 * max(1, len(gallery))) // _ROW_MULTIPLE * _ROW_MULTIPLE
-    rows = min(max(rows, _ROW_MULTIPLE), -(-len(queries) // _ROW_MULTIPLE) * _ROW_MULTIPLE)
-    # Negated, so that ascending order is best first.
-    negated = torch.zeros(-(-len(queries) // rows) * rows if rows else 0, queries.shape[1])
-    negated[: len(queries)] = -torch.from_numpy(np.ascontiguousarray(queries, np.float32))
-    columns_of_gallery = torch.from_numpy(np.ascontiguousarray(gallery, np.float32)).T
-    scores = torch.empty(rows, len(gallery))
+    def rank_rows(rows: slice) -> None:
+        for query, row in zip(chosen[rows].tolist(), scores.numpy()[rows], strict=False):
+            summary.record(query, _ranks(row, columns[int(query_labels[query])]))
 
-    def rank_rows(first: int, start: int) -> None:
-        for row in range(start, min(start + _ROWS_PER_TASK, rows, len(queries) - first)):
-            found = relevant_columns[first + row]
-            if found is not None:
-                summary.record(first + row, _ranks(scores_array[row], found))
-
-    scores_array = scores.numpy()
+    # Negated, so that ascending order is best first; padded, so that every product has the same shape.
+    height = max(1, block_bytes // (4 * len(gallery) * _ROW_MULTIPLE)) * _ROW_MULTIPLE
+    height = min(height, -(-len(answerable) // _ROW_MULTIPLE) * _ROW_MULTIPLE)
+    block = torch.zeros(height, queries.shape[1])
+    scores = torch.empty(height, len(gallery))
+    transposed = torch.from_numpy(np.ascontiguousarray(gallery, np.float32)).T
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for first in range(0, len(queries), max(rows, 1)):
-            torch.mm(negated[first : first + rows], columns_of_gallery, out=scores)
-            list(pool.map(lambda start, first=first: rank_rows(first, start), range(0, rows, _ROWS_PER_TASK)))
+        for first in range(0, len(answerable), height):
+            chosen = answerable[first : first + height]
+            block[: len(chosen)] = torch.from_numpy(-queries[chosen])
+            torch.mm(block, transposed, out=scores)
+            tasks = [slice(start, start + _ROWS_PER_TASK) for start in range(0, len(chosen), _ROWS_PER_TASK)]
+            list(pool.map(rank_rows, tasks))
     return summary
 
 

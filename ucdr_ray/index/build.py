@@ -58,8 +58,6 @@ def build(
     """
     if catalog.fingerprint != embeddings.catalog.fingerprint:
         raise UserError(f"the catalog at {catalog.path} is not the one that was embedded in {embeddings.path}")
-    if not any(domain.rows for domain in embeddings.domains):
-        raise UserError(f"nothing to index: {embeddings.path} holds no vectors")
     encoder = embeddings.path / "encoder"
     check_encoder(Encoder.load(encoder), embeddings.model, embeddings.dim, encoder)
     folder = out / "versions"
@@ -97,7 +95,7 @@ def _write(
         shutil.copyfile(embeddings.path / record.file, folder / record.file)
     shards: list[ShardEntry] = []
     metadata: list[MetadataEntry] = []
-    for domain in (domain for domain in embeddings.domains if domain.rows):
+    for domain in embeddings.domains:
         stem = quote(domain.name, safe=" ")
         batches = _vectors(embeddings, domain.name, rows_per_shard)
         for part, first_slot in enumerate(range(0, domain.rows, rows_per_shard)):

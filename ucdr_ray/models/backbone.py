@@ -115,7 +115,12 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
     if kind == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Backbone(_spec(source, _random(rest)))
+            backbone = Backbone(_spec(source, _random(rest)))
+            for module in backbone.modules():
+                # The MobileNets' own initial deviation of 0.02 lets the signal vanish in a network of this depth.
+                if isinstance(module, nn.Conv2d) and backbone.family.startswith("mobilenet"):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            return backbone
     if kind == "moco":
         return _moco(Path(rest))
     folder = Path(source)

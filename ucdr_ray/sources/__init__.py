@@ -1,15 +1,14 @@
 """Where images come from: one reader per kind of source, all giving the same stream of items."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.images import Reject
 from ucdr_ray.sources import folder, listfile, parquet, webdataset
-from ucdr_ray.sources.item import Item, Source
+from ucdr_ray.sources.item import Item, Kind, Source, check_domain
 
-KINDS = {"folder": folder, "list": listfile, "parquet": parquet, "tar": webdataset}
-_SUFFIXES = {".txt": "list", ".parquet": "parquet", ".tar": "tar"}
+_READERS = {"folder": folder.items, "list": listfile.items, "parquet": parquet.items, "tar": webdataset.items}
+_KINDS: dict[str, Kind] = {".txt": "list", ".parquet": "parquet", ".tar": "tar"}
 
 
 def parse_source(text: str, root: Path | None = None) -> Source:
@@ -23,21 +22,16 @@ def parse_source(text: str, root: Path | None = None) -> Source:
     path, domain = Path(text), None
     if not path.exists() and "=" in text:
         name, _, rest = text.partition("=")
-        path, domain = Path(rest), name
+        path, domain = Path(rest), check_domain(name, f"source {text}")
     if not path.exists():
         raise UserError(f"source {text}: nothing at {path}")
-    kind = "folder" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
+    kind = "folder" if path.is_dir() else _KINDS.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"source {path}: not a folder, .txt list, .parquet or uncompressed .tar")
     return Source(text, kind, path, (root or path.parent) if kind == "list" else path, domain)
 
 
-def list_items(sources: list[Source]) -> Iterator[Item]:
+def list_items(sources: list[Source], label_base: int | None = None) -> Iterator[Item]:
     """All items of all sources, in an order that depends on their content alone. Raises ``UserError``."""
-    bases = listfile.label_scheme([source for source in sources if source.kind == "list"])
-    for source in sources:
-        yield from KINDS[source.kind].items(source)
-
-
-def read_items(items: list[Item]) -> Iterator[tuple[Item, bytes | Reject]]:
-    """The encoded bytes of each item, or why they can't be had; opens nothing outside an item's root."""
+    for source in listfile.settle_labels(sources, label_base):
+        yield from _READERS[source.kind](source)

@@ -1,0 +1,213 @@
+"""The house's rules, held by reading the sources: who may import what, and what nobody may write."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("ucdr_ray", "serve", "jobs", "tune_spaces", "benchmarks")
+LONGEST = 300
+
+# Where a package may be imported: a folder (ending in /) or a file, relative to the root.
+PLACES = {
+    "ray": ("ucdr_ray/cluster/", "serve/", "jobs/", "tune_spaces/"),
+    "mlflow": ("ucdr_ray/tracking.py",),
+    "PIL": (
+        "ucdr_ray/images.py",
+        "ucdr_ray/drawings/",
+        "ucdr_ray/evaluation/report",
+        "ucdr_ray/evaluation/contact.py",
+    ),
+    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/"),
+}
+NOWHERE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torchvision", "timm"}
+
+# What a part of the system must not know.
+BLIND = {
+    "serve/": ("ucdr_ray.methods", "ucdr_ray.losses", "ucdr_ray.cluster.training"),
+    "ucdr_ray/methods/": ("ucdr_ray.catalog", "ucdr_ray.evaluation"),  # labels never reach a method
+    "ucdr_ray/losses/": ("ucdr_ray.catalog", "ucdr_ray.evaluation"),
+    "ucdr_ray/neighbors/": ("ucdr_ray.catalog", "ucdr_ray.evaluation"),
+}
+# The pure core: no Ray shell, no command line, no tracking.
+CORE = (
+    *(
+        "ucdr_ray/losses/",
+        "ucdr_ray/methods/",
+        "ucdr_ray/models/",
+        "ucdr_ray/neighbors/",
+        "ucdr_ray/evaluation/",
+    ),
+    *(
+        "ucdr_ray/index/",
+        "ucdr_ray/drawings/",
+        "ucdr_ray/images.py",
+        "ucdr_ray/augment.py",
+        "ucdr_ray/catalog.py",
+    ),
+    *("ucdr_ray/config.py", "ucdr_ray/files.py", "ucdr_ray/embeddings.py", "ucdr_ray/engine.py"),
+)
+SHELLS = ("ucdr_ray.cluster", "ucdr_ray.commands", "ucdr_ray.cli", "ucdr_ray.tracking", "serve", "jobs")
+
+
+def imported(tree: ast.AST, path: str) -> Iterator[str]:
+    """Every module a file imports, anywhere in it, as an absolute dotted name."""
+    package = path.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (str(word.value) for word in node.args[:1] if isinstance(word, ast.Constant))
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def import_faults(source: str, path: str) -> list[str]:
+    """Which rules about imports ``source``, lying at ``path``, breaks."""
+    faults = []
+    for name in imported(ast.parse(source), path):
+        top = name.split(".")[0]
+        if top in NOWHERE or (top in PLACES and not path.startswith(PLACES[top])):
+            faults.append(f"{path} imports {name}")
+        for place, hidden in BLIND.items():
+            if path.startswith(place) and any(within(name, module) for module in hidden):
+                faults.append(f"{path} imports {name}, which it must not know")
+        if path.startswith(CORE) and any(within(name, shell) for shell in SHELLS):
+            faults.append(f"{path} is core and imports {name}")
+    return faults
+
+
+def danger_faults(source: str, path: str) -> list[str]:
+    """Calls by which a file could execute code."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if words.keys() & {"trust_remote_code", "allow_pickle"}:
+            faults.append(f"{path}:{node.lineno} passes {', '.join(sorted(words))}")
+        if name in ("torch.load", "load") and words.get("weights_only", "True") != "True":
+            faults.append(f"{path}:{node.lineno} loads with weights_only={words['weights_only']}")
+        if name == "torch.load" and "weights_only" not in words:
+            faults.append(f"{path}:{node.lineno} loads without weights_only=True")
+        if name in ("eval", "exec", "yaml.load", "yaml.unsafe_load") or name.endswith("read_pickle"):
+            faults.append(f"{path}:{node.lineno} calls {name}")
+    return faults
+
+
+def sources(*folders: str) -> list[str]:
+    return sorted(
+        file.relative_to(ROOT).as_posix() for folder in folders for file in (ROOT / folder).rglob("*.py")
+    )
+
+
+def text_files() -> list[Path]:
+    """What git holds or would hold."""
+    listing = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
+    )
+    if listing.returncode:
+        pytest.skip("no git checkout")
+    files = [ROOT / name for name in listing.stdout.splitlines()]
+    return [
+        file
+        for file in files
+        if file.is_file() and file.suffix not in (".safetensors", ".png", ".jpg", ".gz")
+    ]
+
+
+@pytest.mark.parametrize("path", sources(*SHIPPED))
+def test_imports_keep_to_their_places(path: str) -> None:
+    assert import_faults((ROOT / path).read_text(encoding="utf-8"), path) == []
+
+
+@pytest.mark.parametrize("path", sources(*SHIPPED))
+def test_no_file_can_execute_code(path: str) -> None:
+    assert danger_faults((ROOT / path).read_text(encoding="utf-8"), path) == []
+
+
+@pytest.mark.parametrize("path", sources(*SHIPPED, "tests"))
+def test_no_file_is_too_long(path: str) -> None:
+    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_no_machine_path_and_no_registry_in_any_file() -> None:
+    # In parts, or this file would find itself.
+    machine = re.compile(r"(?<![\w.])/(?:" + "|".join(["work", "root", "opt", "tmp/d", r"home/\w+"]) + r")/")
+    registry = re.compile("|".join(["pypi" + r"\.org", "python" + "hosted", "download" + r"\.pytorch"]))
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in text_files()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if machine.search(line) or registry.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ucdr_ray/feed.py", "import ray"),
+        ("ucdr_ray/feed.py", "def f():\n    from ray.data import Dataset"),
+        ("ucdr_ray/feed.py", "import importlib\nimportlib.import_module('ray')"),
+        ("ucdr_ray/cli.py", "import mlflow"),
+        ("ucdr_ray/catalog.py", "from PIL import Image"),
+        ("ucdr_ray/cluster/embed.py", "import faiss"),
+        ("ucdr_ray/cluster/embed.py", "import pickle"),
+        ("ucdr_ray/models/backbone.py", "import timm"),
+        ("serve/app.py", "from ucdr_ray.cluster import training"),
+        ("serve/app.py", "from ucdr_ray.losses.nce import nce"),
+        ("ucdr_ray/methods/dude.py", "from ucdr_ray import catalog"),
+        ("ucdr_ray/methods/dude.py", "from ..catalog import Catalog"),
+        ("ucdr_ray/losses/nce.py", "from ucdr_ray.tracking import Tracker"),
+    ],
+)
+def test_the_import_rules_see(path: str, source: str) -> None:
+    assert len(import_faults(source, path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ucdr_ray/cluster/ingest.py", "import ray\nfrom ray.data import Dataset"),
+        ("ucdr_ray/evaluation/report_html.py", "from PIL import Image"),
+        ("serve/app.py", "import ray\nfrom ucdr_ray.cluster import session"),
+        ("ucdr_ray/feed.py", "import array\nfrom ucdr_ray.catalog import Catalog"),
+    ],
+)
+def test_the_import_rules_allow(path: str, source: str) -> None:
+    assert import_faults(source, path) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)",
+        "AutoModel.from_pretrained(f, trust_remote_code=True)",
+        "eval(text)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "pd.read_pickle(f)",
+    ],
+)
+def test_the_rules_see_what_executes_code(source: str) -> None:
+    assert len(danger_faults(source, "x.py")) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["model.eval()", "torch.load(f, weights_only=True)", "yaml.safe_load(text)"]
+)
+def test_the_rules_allow_what_does_not(source: str) -> None:
+    assert danger_faults(source, "x.py") == []

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ucdr_ray.neighbors import mutual
+from ucdr_ray.neighbors.bank import Bank
+from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.mutual import neighbour_graphs, top_k
+
+
+def unit_rows(rows, dim, seed, levels=None):
+    """Random unit rows; with `levels`, few distinct ones, so that ties abound."""
+    random = np.random.default_rng(seed)
+    data = random.integers(0, levels, (rows, dim)) + 0.5 if levels else random.normal(size=(rows, dim))
+    return torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
+
+
+def naive_top_k(score, k, own=False):
+    lists = []
+    for i, row in enumerate(score):
+        order = sorted((j for j in range(len(row)) if not (own and i == j)), key=lambda j: (-float(row[j]), j))
+        lists.append(order[:k])
+    return lists
+
+
+def as_sets(graph):
+    return [set(graph.indices[a:b].tolist()) for a, b in zip(graph.indptr[:-1], graph.indptr[1:], strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.integers(0, 10_000), st.booleans())
+def test_top_k_with_ties_equals_full_sort(rows, keys, k, seed, ties):
+    a, b = unit_rows(rows, 3, seed, 2 if ties else None), unit_rows(keys, 3, seed + 1, 2 if ties else None)
+    assert top_k(a, b, k).tolist() == naive_top_k(a @ b.T, k)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 14), st.integers(0, 10_000))
+def test_mutual_neighbours_across_domains(rows, keys, k, seed):
+    a, b = unit_rows(rows, 4, seed), unit_rows(keys, 4, seed + 1)
+    score = a @ b.T
+    there, back = naive_top_k(score, k), naive_top_k(score.T, k)
+    expected = [{j for j in there[i] if i in back[j]} for i in range(rows)]
+    forward, backward = neighbour_graphs(a, b, k)
+    assert as_sets(forward) == expected
+    assert as_sets(backward) == [{i for i in range(rows) if j in expected[i]} for j in range(keys)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 10_000))
+def test_mutual_neighbours_inside_a_domain_leave_self_out(rows, k, seed):
+    a = unit_rows(rows, 4, seed)
+    there = naive_top_k(a @ a.T, k, own=True)
+    graph, _ = neighbour_graphs(a, None, k)
+    assert as_sets(graph) == [{j for j in there[i] if i in there[j]} for i in range(rows)]
+
+
+def test_without_mutual_filter_every_row_keeps_its_k():
+    a, b = unit_rows(9, 4, 0), unit_rows(7, 4, 1)
+    forward, backward = neighbour_graphs(a, b, 3, mutual=False)
+    assert [sorted(s) for s in as_sets(forward)] == [sorted(s) for s in naive_top_k(a @ b.T, 3)]
+    assert [sorted(s) for s in as_sets(backward)] == [sorted(s) for s in naive_top_k(b @ a.T, 3)]
+    assert forward.share() == 1 and forward.mean_degree() == 3
+
+
+def test_block_size_changes_nothing(monkeypatch):
+    a, b = unit_rows(50, 8, 0), unit_rows(41, 8, 1)
+    whole = neighbour_graphs(a, b, 5)[0]
+    monkeypatch.setattr(mutual, "BLOCK", 7)
+    parts = neighbour_graphs(a, b, 5)[0]
+    assert torch.equal(whole.indptr, parts.indptr) and torch.equal(whole.indices, parts.indices)
+
+
+def test_edges_of_repeated_rows():
+    graph, _ = neighbour_graphs(unit_rows(10, 4, 0), unit_rows(12, 4, 1), 4)
+    rows = torch.tensor([3, 3, 0])
+    position, neighbour = graph.edges(rows)
+    sets = as_sets(graph)
+    for p in range(3):
+        assert set(neighbour[position == p].tolist()) == sets[int(rows[p])]
+
+
+def test_bank_keeps_the_last_key_of_a_repeated_slot_and_refuses_strangers():
+    bank = Bank(4, 2)
+    bank.push(torch.tensor([1, 3, 1]), torch.tensor([[1.0, 0], [0, 1.0], [0.6, 0.8]]))
+    assert bank.keys[1].tolist() == pytest.approx([0.6, 0.8])
+    assert bank.filled.tolist() == [False, True, False, True]
+    with pytest.raises(IndexError, match="slots 4..4 outside the bank's 0..3"):
+        bank.push(torch.tensor([4]), torch.zeros(1, 2))
+
+
+def filled_memory(max_negatives=65_536):
+    memory = LocalMemory([("photo", 30), ("sketch", 20)], 8, max_negatives)
+    for domain, rows in enumerate((30, 20)):
+        memory.push(torch.full((rows,), domain), torch.arange(rows), unit_rows(rows, 8, domain))
+    return memory
+
+
+def test_candidates_name_neighbours_and_own_row():
+    memory = filled_memory()
+    report = memory.rebuild(3, 3, mutual=True, centre=False)
+    assert set(report) >= {"share/photo->sketch", "degree/sketch->photo", "share/photo->photo"}
+    slot = torch.tensor([5, 2])
+    across, inside = memory.candidates(0, slot, 1), memory.candidates(0, slot, 0)
+    graph = as_sets(memory.graphs[0, 1])
+    assert [set(row.nonzero().flatten().tolist()) for row in across.positive] == [graph[5], graph[2]]
+    assert not across.own.any()
+    assert inside.own.nonzero().tolist() == [[0, 5], [1, 2]]
+
+
+def test_sampled_candidates_keep_every_positive_and_bound_the_rest():
+    whole, sampled = filled_memory(), filled_memory(max_negatives=5)
+    for memory in (whole, sampled):
+        memory.rebuild(4, 4, mutual=True, centre=False)
+    slot = torch.tensor([0, 7, 19])
+    for other in (0, 1):
+        full, some = whole.candidates(0, slot, other), sampled.candidates(0, slot, other)
+        assert torch.equal(full.positive.sum(1), some.positive.sum(1))
+        assert torch.equal(full.own.sum(1), some.own.sum(1))
+        assert len(some.keys) <= 5 + 3 + int(full.positive.sum())
+        row, column = some.positive.nonzero(as_tuple=True)
+        expected = {(int(r), tuple(full.keys[c].tolist())) for r, c in full.positive.nonzero()}
+        assert {(int(r), tuple(some.keys[c].tolist())) for r, c in zip(row, column, strict=True)} == expected
+
+
+def test_memory_survives_a_checkpoint():
+    memory, other = filled_memory(), LocalMemory([("photo", 30), ("sketch", 20)], 8)
+    other.load_state_dict(memory.state_dict())
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(memory.banks, other.banks, strict=True))
+    assert memory.rebuild(2, 2, True, True) == other.rebuild(2, 2, True, True)
+    with pytest.raises(ValueError, match="bank of shape"):
+        LocalMemory([("photo", 31), ("sketch", 20)], 8).load_state_dict(memory.state_dict())
+
+
+def test_one_image_domains_have_no_neighbours_inside_and_one_across():
+    memory = LocalMemory([("a", 1), ("b", 3)], 4)
+    memory.push(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 2]), unit_rows(4, 4, 0))
+    report = memory.rebuild(50, 50, mutual=True, centre=False)
+    assert report["share/a->a"] == 0 and report["share/a->b"] == 1 and report["degree/a->b"] == 3

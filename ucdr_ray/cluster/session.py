@@ -1,0 +1,47 @@
+"""Starting Ray, or joining one that runs: the same small, quiet way for every command."""
+
+import logging
+import os
+
+_SMALLEST = 4  # logical CPUs: Ray Data's own tasks must find room beside workers and actors
+
+
+def start_ray(
+    num_cpus: int | None = None,
+    object_store_memory: int | None = None,
+    dashboard: bool = False,
+    temp_folder: str | None = None,
+) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, else start Ray on this machine; nothing if it already runs here.
+
+    Args:
+        num_cpus: logical ones of a Ray started here; without it, this machine's, at least 4.
+        object_store_memory: bytes, of a Ray started here; Ray's own choice without it.
+        dashboard: Ray Train V2 logs errors without one; other jobs start faster.
+        temp_folder: where a Ray started here keeps sockets and logs; a short path.
+    """
+    # Before the import: Ray reads these once. A token is Ray's own choice for a local start; saying so makes its
+    # command-line tools, started from here, use the same.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    joining = bool(os.environ.get("RAY_ADDRESS"))
+    if not joining:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if joining:
+            ray.init(**quiet)
+        else:
+            ray.init(
+                num_cpus=num_cpus or max(_SMALLEST, os.cpu_count() or 1),
+                object_store_memory=object_store_memory,
+                include_dashboard=dashboard,
+                _temp_dir=temp_folder,
+                **quiet,
+            )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,63 @@
+"""Vectors, labels and ids of a catalog's domains: embedded in this process, or read from an embeddings folder."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.embeddings import Embeddings
+from ucdr_ray.errors import UserError
+from ucdr_ray.evaluation.protocols import DomainVectors
+from ucdr_ray.images import Reject, to_array
+from ucdr_ray.models.encoder import Encoder
+
+
+def embed_domain(
+    encoder: Encoder,
+    catalog: Catalog,
+    domain: str,
+    batch: int = 128,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> DomainVectors:
+    """Embed all images of a domain, in slot order, on the encoder's device.
+
+    Args:
+        batch: images at a time.
+        advance: told the number of images after each batch.
+
+    Raises:
+        UserError: an image cannot be decoded (an ingested catalog has none such).
+    """
+    device = next(encoder.parameters()).device
+    vectors: list[np.ndarray] = []
+
+    def pixels(data: bytes) -> np.ndarray:
+        return to_array(data, encoder.size, encoder.resize)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for rows in catalog.batches(domain, ["image"], batch):
+            try:
+                images = np.stack(list(pool.map(pixels, rows["image"].to_pylist())))
+            except Reject as reject:
+                raise UserError(f"an image of domain {domain!r} in {catalog.path}: {reject.reason}") from None
+            vectors.append(encoder.encode(torch.from_numpy(images).to(device)).cpu().numpy())
+            advance(len(images))
+    return _with_labels(np.concatenate(vectors), catalog, domain)
+
+
+def read_domain(embeddings: Embeddings, catalog: Catalog, domain: str) -> DomainVectors:
+    """A domain's vectors from an embeddings folder, with the labels of the catalog that it was made from.
+
+    Raises:
+        UserError: the embeddings were made from another catalog.
+    """
+    if embeddings.catalog.fingerprint != catalog.fingerprint:
+        raise UserError(f"{embeddings.path} was made from another catalog than {catalog.path}; run `ucdr embed` on it")
+    return _with_labels(embeddings.vectors(domain), catalog, domain)
+
+
+def _with_labels(vectors: np.ndarray, catalog: Catalog, domain: str) -> DomainVectors:
+    table = catalog.read(domain, ["id", "label"])
+    return DomainVectors(vectors, table["label"].to_pylist(), table["id"].to_pylist())

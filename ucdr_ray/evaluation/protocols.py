@@ -1,0 +1,103 @@
+"""Who searches whom: every ordered pair of domains, query->gallery, all images of both."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from ucdr_ray.errors import UserError
+from ucdr_ray.evaluation.metrics import all_metrics
+from ucdr_ray.evaluation.ranking import rank_relevant
+
+CUTOFFS = (1, 5, 10, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class DomainVectors:
+    """One domain, row = slot: float32 (N, d) vectors, N labels (None: unlabelled) and N content-hash ids."""
+
+    vectors: np.ndarray
+    labels: Sequence[str | None]
+    ids: Sequence[str]
+
+
+def centre(domain: DomainVectors) -> DomainVectors:
+    """Subtract the domain's mean vector and normalise again: the simplest alignment of domains there is."""
+    return replace(domain, vectors=_unit(domain.vectors - domain.vectors.mean(axis=0, dtype=np.float64)))
+
+
+def tie_order(ids: Sequence[str]) -> np.ndarray:
+    """Rows by id, then by slot: the order among equal scores. Ids are hashes, so it is a shuffle that leaks no label."""
+    return np.argsort(np.asarray(ids), kind="stable")
+
+
+def evaluate_pairs(
+    domains: Mapping[str, DomainVectors],
+    ks: Sequence[int] = CUTOFFS,
+    centred: bool = False,
+    track: Callable[[Sequence[tuple[str, str]]], Iterable[tuple[str, str]]] = iter,
+) -> dict[str, Any]:
+    """All metrics of all ordered pairs, by cosine.
+
+    Args:
+        ks: the cut-offs of the metrics that have one.
+        centred: `centre` each domain first.
+        track: wraps the list of pairs, to show progress.
+
+    Returns:
+        ``pairs``: "query->gallery" -> metric -> fraction (None where it is undefined: nothing relevant anywhere);
+        ``mean``: metric -> mean over the pairs where it is defined; ``queries``: "query->gallery" -> how many were
+        ``used``, are ``unlabelled`` (skipped) or ``without_relevant`` (not in map).
+
+    Raises:
+        UserError: fewer than two domains, a domain without a single label, or a k below 1.
+    """
+    if len(domains) < 2:
+        raise UserError(f"retrieval across domains needs at least 2 domains, got {', '.join(domains) or 'none'}")
+    if not ks or min(ks) < 1:
+        raise UserError(f"k must be 1 or more, got {list(ks)}")
+    for name, domain in domains.items():
+        if all(label is None for label in domain.labels):
+            raise UserError(f"domain {name!r} has no labels, and without them nothing can be evaluated")
+    prepared = {
+        name: centre(domain) if centred else replace(domain, vectors=_unit(domain.vectors))
+        for name, domain in domains.items()
+    }
+    names = sorted({label for domain in domains.values() for label in domain.labels if label is not None})
+    code = {label: index for index, label in enumerate(names)}
+    codes = {
+        name: np.array([-1 if label is None else code[label] for label in domain.labels])
+        for name, domain in domains.items()
+    }
+    pairs: dict[str, dict[str, float | None]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for query, gallery in track(list(permutations(domains, 2))):
+        used = codes[query] >= 0
+        order = tie_order(domains[gallery].ids)
+        summary = rank_relevant(
+            prepared[query].vectors[used], codes[query][used],
+            prepared[gallery].vectors[order], codes[gallery][order],
+            sorted(set(ks)),
+        )  # fmt: skip
+        pairs[f"{query}->{gallery}"] = all_metrics(summary)
+        counts[f"{query}->{gallery}"] = {
+            "used": int(used.sum()),
+            "unlabelled": int((~used).sum()),
+            "without_relevant": int((summary.relevant == 0).sum()),
+        }
+    return {"pairs": pairs, "mean": _mean(list(pairs.values())), "queries": counts, "centred": centred}
+
+
+def _mean(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in rows[0]:
+        values = [value for row in rows if (value := row[name]) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0).astype(np.float32)
