@@ -5,12 +5,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 TESTS := $(wildcard tests/unit tests/docs tests/ray tests/chaos)
 
-# Real data for `make bench` and for nothing else: folders, given as PACS=... EMOJI=... BACKBONE=...
+# `make bench` runs the quick form; `make bench QUICK=` the whole one. Benchmarks on real images run where they are given:
+# make bench PACS=pacs.zip EMOJI=emoji.zip WEIGHTS=folder-of-a-backbone
+QUICK ?= --quick
 PACS ?=
 EMOJI ?=
-BACKBONE ?=
+WEIGHTS ?=
+ON_IMAGES := pacs emoji
+WITHOUT := $(filter-out $(ON_IMAGES) staged,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: setup demo test lint bench chaos lock clean-demo
+.PHONY: setup demo test lint bench chaos lock
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -41,6 +45,20 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(READY)
+	@mkdir -p build/bench
+	@set -e; for name in $(WITHOUT); do \
+		echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py $(QUICK) --json build/bench/$$name.json; done
+ifneq ($(PACS),)
+	$(BIN)/python benchmarks/pacs.py $(QUICK) --data $(PACS) --weights $(WEIGHTS) \
+		--work build/bench/pacs --json build/bench/pacs.json
+endif
+ifneq ($(EMOJI),)
+	$(BIN)/python benchmarks/emoji.py $(QUICK) --data $(EMOJI) --weights $(WEIGHTS) \
+		--work build/bench/emoji --json build/bench/emoji.json
+endif
+	@echo "figures: build/bench"
 
 chaos: $(READY)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --timeout=0 tests/chaos

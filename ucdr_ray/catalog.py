@@ -27,7 +27,9 @@ WORK = ".ingest"  # the folder of an ingest that has not finished
 
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),  # first 32 hex of the SHA-256 of the original encoded bytes
+        pa.field(
+            "id", pa.string(), nullable=False
+        ),  # first 32 hex of the SHA-256 of the original encoded bytes
         pa.field("slot", pa.int64(), nullable=False),  # 0..N-1 in its domain
         pa.field("domain", pa.string(), nullable=False),
         pa.field("image", pa.binary(), nullable=False),  # encoded: as it came, or shrunk
@@ -171,7 +173,7 @@ class Catalog:
         """
         entry = self.domain(domain)
         wanted = np.asarray(slots, dtype=np.int64)
-        if wanted.size and not (0 <= wanted.min() and wanted.max() < entry.images):
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= entry.images):
             raise UserError(f"slots of {domain!r} in {self.path} run from 0 to {entry.images - 1}")
         needed = np.unique(wanted)
         owner = np.searchsorted([part.first_slot for part in entry.parts], needed, side="right") - 1

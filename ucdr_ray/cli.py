@@ -8,18 +8,47 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from ucdr_ray.commands import config
+from ucdr_ray.commands import catalog, config, demo, draw, evaluate, ingest
 from ucdr_ray.errors import JobError, UserError
+
+_ORDER = (
+    "demo",
+    "draw",
+    "ingest",
+    "catalog",
+    "config",
+    "train",
+    "embed",
+    "index",
+    "search",
+    "evaluate",
+    "report",
+)
+
+
+class _InOrder(TyperGroup):
+    """Lists the verbs in the order in which one uses them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return sorted(self.commands, key=_ORDER.index)
+
 
 app = typer.Typer(
     name="ucdr",
+    cls=_InOrder,
     help="Learn, without labels, features under which images of different domains find each other; then search.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(draw.draw)
+app.command()(ingest.ingest)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(config.app, name="config")
+app.command()(evaluate.evaluate)
+app.command()(demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -57,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 the job failed, 2 the call or its input is wrong, 130 interrupted.
     """
     try:
-        app(arguments)
+        app(arguments, prog_name="ucdr")
     except (UserError, JobError) as error:
         if os.environ.get("UCDR_DEBUG"):
             raise

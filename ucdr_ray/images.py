@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 DEFAULT_MAX_PIXELS = 64_000_000
 Resize = Literal["squash", "crop"]
@@ -15,7 +15,22 @@ Resize = Literal["squash", "crop"]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_READABLE = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I", *_SIXTEEN_BIT}
+_READABLE = {
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "I",
+    *_SIXTEEN_BIT,
+}
 
 # `_open` holds the header against the caller's own limit before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -74,17 +89,15 @@ def prepare(data: bytes, max_side: int | None, max_pixels: int = DEFAULT_MAX_PIX
     original was lossy, else PNG. Raises ``Reject``.
     """
     opened = _open(data, max_pixels)
+    if max_side is None or max(opened.size) <= max_side:
+        image = _pixels(opened)
+        return Stored(data, image.width, image.height)
     lossy = opened.format in _LOSSY
-    if max_side and opened.format == "JPEG" and max(opened.size) > 2 * max_side:
+    if opened.format == "JPEG":
         # The JPEG decoder halves for nothing; stopping at twice the target leaves the filter enough to work on.
         scale = 2 * max_side / max(opened.size)
         opened.draft(None, (max(1, round(opened.width * scale)), max(1, round(opened.height * scale))))
-        max_side_exceeded = True
-    else:
-        max_side_exceeded = bool(max_side) and max(opened.size) > (max_side or 0)
     image = _pixels(opened)
-    if not max_side or not max_side_exceeded:
-        return Stored(data, image.width, image.height)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     if lossy:
@@ -104,7 +117,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise Reject("empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise Reject(f"not an image of a known kind ({', '.join(_FORMATS)})") from None
     except Exception as error:  # Pillow's parsers raise nearly every built-in error on hostile bytes.
         raise Reject(f"damaged header: {type(error).__name__}") from None

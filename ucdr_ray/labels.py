@@ -10,7 +10,7 @@ from ucdr_ray.sources.item import Item
 
 Labeller = Callable[[Item], str | None]
 
-_CSV = re.compile(r"^(?P<path>.+\.csv)(?::(?P<key>[^:]+):(?P<label>[^:]+))?$", re.IGNORECASE)
+_CSV = re.compile(r"^(?P<path>.+\.csv)(?::(?P<name>[^:]+):(?P<label>[^:]+))?$", re.IGNORECASE)
 
 
 def labeller(text: str) -> Labeller:
@@ -19,7 +19,7 @@ def labeller(text: str) -> Labeller:
     * ``folder``: what the source says: class folder, a list's or a tar's label, a Parquet file's column.
     * ``stem``: the file's name without extension, so that equal names in two domains are the same thing.
     * ``none``.
-    * ``FILE.csv`` or ``FILE.csv:KEY:LABEL``: the label in column LABEL of the row whose column KEY (first and second
+    * ``FILE.csv`` or ``FILE.csv:NAME:LABEL``: the label in column LABEL of the row whose column NAME (first and second
       column by default) is the image's path in its source, file name, or stem, sought in this order.
 
     Raises:
@@ -32,9 +32,9 @@ def labeller(text: str) -> Labeller:
     if text == "none":
         return lambda item: None
     if match := _CSV.match(text):
-        table = _read(Path(match["path"]), match["key"], match["label"])
+        table = _read(Path(match["path"]), match["name"], match["label"])
         return lambda item: _look_up(table, item)
-    raise UserError(f"--labels {text}: allowed are folder, stem, none, FILE.csv and FILE.csv:KEY:LABEL")
+    raise UserError(f"--labels {text}: allowed are folder, stem, none, FILE.csv and FILE.csv:NAME:LABEL")
 
 
 def _look_up(table: dict[str, str], item: Item) -> str | None:
@@ -56,7 +56,9 @@ def _read(path: Path, key: str | None, label: str | None) -> dict[str, str]:
             for row in rows:
                 name, value = row[key] or "", row[label] or ""
                 if table.setdefault(name, value) != value:
-                    raise UserError(f"label file {path}: two labels for {name!r}: {table[name]!r} and {value!r}")
+                    raise UserError(
+                        f"label file {path}: two labels for {name!r}: {table[name]!r} and {value!r}"
+                    )
             return {name: value for name, value in table.items() if name and value}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"label file {path}: {getattr(error, 'strerror', None) or error}") from None

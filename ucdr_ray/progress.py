@@ -62,8 +62,13 @@ def progress(what: str, unit: str, total: int) -> Iterator[Meter]:
     if not console.is_terminal:
         yield _LoggedMeter(what, unit, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         bar.add_task(what, total=total, rate="")
         meter = _BarMeter(what, unit, total)

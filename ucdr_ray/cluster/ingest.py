@@ -101,7 +101,9 @@ def _make_parts(
                 f"{rejects} of {plan.items} inputs can't be used, over --max-rejects {max_rejects:g}; "
                 f"each with its reason: {write_rejects(out, plan)}"
             )
-    for _ in _map(move, [asdict(shift.chunk) | {"first_slot": shift.first_slot} for shift in moves(out, plan)]):
+    for _ in _map(
+        move, [asdict(shift.chunk) | {"first_slot": shift.first_slot} for shift in moves(out, plan)]
+    ):
         pass
 
 
@@ -111,8 +113,10 @@ def _map(work: Callable[[Row], Row], rows: list[Row]) -> Iterator[Row]:
     from ray.exceptions import RayError
 
     def on_block(block: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        found = [work(dict(zip(block, values, strict=True)))
-                 for values in zip(*(column.tolist() for column in block.values()), strict=True)]
+        found = [
+            work(dict(zip(block, values, strict=True)))
+            for values in zip(*(column.tolist() for column in block.values()), strict=True)
+        ]
         return {name: [row[name] for row in found] for name in found[0]}
 
     if not rows:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 _SMALLEST = 4  # logical CPUs: Ray Data's own tasks must find room beside workers and actors
 
@@ -20,12 +21,11 @@ def start_ray(
         dashboard: Ray Train V2 logs errors without one; other jobs start faster.
         temp_folder: where a Ray started here keeps sockets and logs; a short path.
     """
-    # Before the import: Ray reads these once. A token is Ray's own choice for a local start; saying so makes its
-    # command-line tools, started from here, use the same.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     joining = bool(os.environ.get("RAY_ADDRESS"))
-    if not joining:
+    # A token is what Ray chooses for a local start; said aloud, nothing warns of it, and its command-line tools use
+    # it too. Ray reads this once, on import: where that is past, it is left to choose (and sets the variable).
+    if not joining and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
     import ray.data

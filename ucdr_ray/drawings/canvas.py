@@ -28,14 +28,14 @@ def palette(rng: np.random.Generator, saturation: tuple[float, float], value: tu
         "main": colour(hue),
         "second": colour(hue + rng.normal(0, 0.15)),
         "accent": colour(hue + rng.uniform(0.3, 0.7)),
-        "dark": colour(rng.uniform()) * np.float32(0.25),
+        "dark": colour(rng.uniform()) * np.float32(0.2),
         "light": 1 - (1 - colour(rng.uniform())) * np.float32(0.25),
     }
     lum = colours["main"] @ LUMINANCE
     away = rng.uniform(0.3, 0.55)
-    dark = bool(lum > 0.7 or (lum > 0.35 and rng.random() < 0.5))
+    dark = bool(lum > 0.7 or (lum > 0.5 and rng.random() < 0.5))
     for place in ("ground", "sky"):
-        wanted = np.clip(lum + (-away if dark else away), 0.04, 0.96) + rng.uniform(-0.06, 0.06)
+        wanted = np.clip(lum + (-away if dark else away), 0.2, 0.96) + rng.uniform(-0.06, 0.06)
         tint = colour(rng.uniform())
         tint = (tint - tint @ LUMINANCE) * np.float32(rng.uniform(0.1, 0.8))
         colours[place] = np.clip(tint + wanted, 0, 1).astype(np.float32)
@@ -50,7 +50,9 @@ def noise(rng: np.random.Generator, side: int, cells: tuple[int, int], octaves: 
     total = np.zeros((side, side), dtype=np.float32)
     for octave in range(octaves):
         grid = rng.standard_normal((cells[1] * 2**octave + 1, cells[0] * 2**octave + 1)).astype(np.float32)
-        total += np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) * 0.6**octave
+        total += (
+            np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)) * 0.6**octave
+        )
     return total
 
 
@@ -59,10 +61,14 @@ def pixels(points: Points, side: int) -> list[tuple[float, float]]:
     return [(x, y) for x, y in (points * side - 0.5).tolist()]
 
 
-def paint(pen: ImageDraw.ImageDraw, part: Part, ink: int | tuple[int, ...], side: int, bold: float = 1.0) -> None:
+def paint(
+    pen: ImageDraw.ImageDraw, part: Part, ink: int | tuple[int, ...], side: int, bold: float = 1.0
+) -> None:
     """Fill a part's outline, or draw its line."""
     if part.role == "line":
-        pen.line(pixels(part.points, side), fill=ink, width=max(1, round(part.width * bold * side)), joint="curve")
+        pen.line(
+            pixels(part.points, side), fill=ink, width=max(1, round(part.width * bold * side)), joint="curve"
+        )
     else:
         pen.polygon(pixels(part.points, side), fill=ink)
 
@@ -73,7 +79,7 @@ def mask(parts: list[Part], side: int) -> Array:
     pen = ImageDraw.Draw(image)
     for part in parts:
         paint(pen, part, 255, side)
-    return np.asarray(image, dtype=np.float32) / 255
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def ink(colour: Array) -> tuple[int, int, int]:

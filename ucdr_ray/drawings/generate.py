@@ -25,26 +25,27 @@ class Drawing:
     pixels: NDArray[np.uint8]
 
 
-def _known(kind: str, name: str, allowed: dict[str, object]) -> None:
-    if name not in allowed:
-        raise UserError(f"no {kind} named {name!r}; there are {', '.join(sorted(allowed))}")
+def check(object_name: str, style: str, size: int, seed: int) -> None:
+    """Raise ``UserError`` unless there is such an object and style, size is 16..1024, and seed isn't negative."""
+    for kind, name, known in (("object", object_name, OBJECTS.keys()), ("style", style, STYLES.keys())):
+        if name not in known:
+            raise UserError(f"no {kind} is named {name!r}; there are {', '.join(sorted(known))}")
+    if not SMALLEST <= size <= LARGEST:
+        raise UserError(f"size {size}: a drawing has {SMALLEST} to {LARGEST} pixels a side")
+    if seed < 0:
+        raise UserError(f"seed {seed}: it can't be negative")
 
 
 def draw(object_name: str, style: str, size: int = 64, seed: int = 0, index: int = 0) -> NDArray[np.uint8]:
-    """Draw the ``index``-th picture of an object in a style, as uint8 RGB (size, size, 3).
+    """Draw the ``index``-th (0, 1, …) picture of an object in a style, as uint8 RGB (size, size, 3).
 
     A picture depends on nothing but the arguments: not on other pictures, and its scene not on ``size``. The same
     index in two styles gives unrelated scenes, so nothing pairs the styles but the class.
 
     Raises:
-        UserError: unknown object or style, a size outside 16..1024, a negative seed or index.
+        UserError: what :func:`check` refuses.
     """
-    _known("object", object_name, dict(OBJECTS))
-    _known("style", style, dict(STYLES))
-    if not SMALLEST <= size <= LARGEST:
-        raise UserError(f"size {size}: a drawing has {SMALLEST} to {LARGEST} pixels a side")
-    if seed < 0 or index < 0:
-        raise UserError(f"seed {seed}, index {index}: neither can be negative")
+    check(object_name, style, size, seed)
     # Names enter by checksum, not by position: adding a class leaves the drawings of the others as they were.
     rng = np.random.default_rng([seed, index, zlib.crc32(object_name.encode()), zlib.crc32(style.encode())])
     scene = compose(OBJECTS[object_name], rng)

@@ -61,10 +61,12 @@ def _clutter(rng: np.random.Generator) -> list[Part]:
             parts.append(body(corners @ rotation + (x, y), "accent"))
         elif kind == 2:
             around = turn + np.array([0.0, 2.2, 4.1])
-            parts.append(body(np.stack([x + size * np.cos(around), y + size * np.sin(around)], axis=1), "second"))
+            parts.append(
+                body(np.stack([x + size * np.cos(around), y + size * np.sin(around)], axis=1), "second")
+            )
         else:
-            steps = np.cumsum(rng.normal(0, size, (4, 2)), axis=0) + (x, y)
-            curve = smooth([(float(a), float(b)) for a, b in steps], closed=False)
+            steps = np.cumsum(rng.normal(0, size, (4, 2)), axis=0)
+            curve = smooth([(x + right, y + down) for right, down in steps.tolist()], closed=False)
             parts.append(line(curve, rng.uniform(0.008, 0.02)))
     return parts
 

@@ -1,6 +1,6 @@
 """Vectors, labels and ids of a catalog's domains: embedded in this process, or read from an embeddings folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +12,7 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.images import Reject, to_array
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.progress import progress
 
 
 def embed_domain(
@@ -47,6 +48,13 @@ def embed_domain(
     return _with_labels(np.concatenate(vectors), catalog, domain)
 
 
+def embed_domains(encoder: Encoder, catalog: Catalog, domains: Sequence[str]) -> dict[str, DomainVectors]:
+    """`embed_domain` of several, with progress on standard error."""
+    total = sum(catalog.domain(domain).images for domain in domains)
+    with progress(f"embed with {encoder.name}", "images", total) as meter:
+        return {domain: embed_domain(encoder, catalog, domain, advance=meter.advance) for domain in domains}
+
+
 def read_domain(embeddings: Embeddings, catalog: Catalog, domain: str) -> DomainVectors:
     """A domain's vectors from an embeddings folder, with the labels of the catalog that it was made from.
 
@@ -54,7 +62,9 @@ def read_domain(embeddings: Embeddings, catalog: Catalog, domain: str) -> Domain
         UserError: the embeddings were made from another catalog.
     """
     if embeddings.catalog.fingerprint != catalog.fingerprint:
-        raise UserError(f"{embeddings.path} was made from another catalog than {catalog.path}; run `ucdr embed` on it")
+        raise UserError(
+            f"{embeddings.path} was made from another catalog than {catalog.path}; run `ucdr embed` on it"
+        )
     return _with_labels(embeddings.vectors(domain), catalog, domain)
 
 

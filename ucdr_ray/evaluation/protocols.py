@@ -1,6 +1,6 @@
 """Who searches whom: every ordered pair of domains, query->gallery, all images of both."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -29,7 +29,7 @@ def centre(domain: DomainVectors) -> DomainVectors:
 
 
 def tie_order(ids: Sequence[str]) -> np.ndarray:
-    """Rows by id, then by slot: the order among equal scores. Ids are hashes, so it is a shuffle that leaks no label."""
+    """Rows by id, then by slot: the order among equal scores. Ids are hashes, so this shuffle leaks no label."""
     return np.argsort(np.asarray(ids), kind="stable")
 
 
@@ -37,14 +37,14 @@ def evaluate_pairs(
     domains: Mapping[str, DomainVectors],
     ks: Sequence[int] = CUTOFFS,
     centred: bool = False,
-    track: Callable[[Sequence[tuple[str, str]]], Iterable[tuple[str, str]]] = iter,
+    on_pair: Callable[[str], object] = lambda pair: None,
 ) -> dict[str, Any]:
     """All metrics of all ordered pairs, by cosine.
 
     Args:
         ks: the cut-offs of the metrics that have one.
         centred: `centre` each domain first.
-        track: wraps the list of pairs, to show progress.
+        on_pair: told each pair when it is done.
 
     Returns:
         ``pairs``: "query->gallery" -> metric -> fraction (None where it is undefined: nothing relevant anywhere);
@@ -55,7 +55,9 @@ def evaluate_pairs(
         UserError: fewer than two domains, a domain without a single label, or a k below 1.
     """
     if len(domains) < 2:
-        raise UserError(f"retrieval across domains needs at least 2 domains, got {', '.join(domains) or 'none'}")
+        raise UserError(
+            f"retrieval across domains needs at least 2 domains, got {', '.join(domains) or 'none'}"
+        )
     if not ks or min(ks) < 1:
         raise UserError(f"k must be 1 or more, got {list(ks)}")
     for name, domain in domains.items():
@@ -73,7 +75,7 @@ def evaluate_pairs(
     }
     pairs: dict[str, dict[str, float | None]] = {}
     counts: dict[str, dict[str, int]] = {}
-    for query, gallery in track(list(permutations(domains, 2))):
+    for query, gallery in permutations(domains, 2):
         used = codes[query] >= 0
         order = tie_order(domains[gallery].ids)
         summary = rank_relevant(
@@ -81,12 +83,14 @@ def evaluate_pairs(
             prepared[gallery].vectors[order], codes[gallery][order],
             sorted(set(ks)),
         )  # fmt: skip
-        pairs[f"{query}->{gallery}"] = all_metrics(summary)
-        counts[f"{query}->{gallery}"] = {
+        pair = f"{query}->{gallery}"
+        pairs[pair] = all_metrics(summary)
+        counts[pair] = {
             "used": int(used.sum()),
             "unlabelled": int((~used).sum()),
             "without_relevant": int((summary.relevant == 0).sum()),
         }
+        on_pair(pair)
     return {"pairs": pairs, "mean": _mean(list(pairs.values())), "queries": counts, "centred": centred}
 
 

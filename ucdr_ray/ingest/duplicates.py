@@ -27,8 +27,11 @@ def duplicates(out: Path, parts: list[tuple[str, Part]]) -> pa.Table:
         (domain, source), (first_domain, first_source) = found[here], found[there]
         rows.append(
             {
-                "id": ids[here].ljust(16, b"\0").hex(), "domain": domain, "source": source,
-                "first_domain": first_domain, "first_source": first_source,
+                "id": ids[here].ljust(16, b"\0").hex(),
+                "domain": domain,
+                "source": source,
+                "first_domain": first_domain,
+                "first_source": first_source,
             }
         )
     return pa.Table.from_pylist(rows, DUPLICATES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ucdr_ray.catalog import DUPLICATES, REJECTS, WORK, Domain, Manifest, Part, fingerprint_of
+from ucdr_ray.catalog import REJECTS, WORK, Domain, Manifest, Part, fingerprint_of
 from ucdr_ray.errors import JobError
 from ucdr_ray.files import atomic_write, write_json
 from ucdr_ray.ingest.duplicates import duplicates
@@ -76,14 +76,23 @@ def finish(out: Path, plan: Plan, settings: Settings, inputs: str, sources: list
     atomic_write(out / "duplicates.parquet", sink.getvalue().to_pybytes())
     domains = [
         Domain(
-            name=name, images=sum(part.rows for part in found), labelled=sum(labels[name].values()),
-            classes=len(labels[name]), parts=found,
+            name=name,
+            images=sum(part.rows for part in found),
+            labelled=sum(labels[name].values()),
+            classes=len(labels[name]),
+            parts=found,
         )
         for name, found in parts.items()
     ]
     manifest = Manifest(
-        fingerprint=fingerprint_of(domains), inputs=inputs, max_side=settings.max_side, domains=domains,
-        classes=sorted(set().union(*labels.values())), duplicates=len(twice), rejects=rejects, sources=sources,
+        fingerprint=fingerprint_of(domains),
+        inputs=inputs,
+        max_side=settings.max_side,
+        domains=domains,
+        classes=sorted(set().union(*labels.values())),
+        duplicates=len(twice),
+        rejects=rejects,
+        sources=sources,
     )
     _remove_strays(out, {part.file for found in parts.values() for part in found})
     write_json(out / "manifest.json", manifest.model_dump())

@@ -89,8 +89,14 @@ def make_part(out: Path, chunk: Chunk, settings: Settings) -> Receipt:
             continue
         rows.append(
             {
-                "id": content_id(data), "slot": chunk.first + len(rows), "domain": chunk.domain, "image": stored.data,
-                "width": stored.width, "height": stored.height, "source": item.source, "label": item.label,
+                "id": content_id(data),
+                "slot": chunk.first + len(rows),
+                "domain": chunk.domain,
+                "image": stored.data,
+                "width": stored.width,
+                "height": stored.height,
+                "source": item.source,
+                "label": item.label,
             }
         )
     file = f"images/{chunk.name}.parquet"
@@ -100,17 +106,23 @@ def make_part(out: Path, chunk: Chunk, settings: Settings) -> Receipt:
     else:
         part = None
     labels = dict(Counter(row["label"] for row in rows if row["label"] is not None))
-    return _file(out, chunk, Receipt(digest=chunk.digest, settings=settings, part=part, labels=labels, rejects=rejects))
+    return _file(
+        out, chunk, Receipt(digest=chunk.digest, settings=settings, part=part, labels=labels, rejects=rejects)
+    )
 
 
 def move_part(out: Path, chunk: Chunk, settings: Settings, first_slot: int) -> Receipt:
     """Rewrite a finished part so that its slots start at ``first_slot``; there are rejects before it."""
     done = finished(out, chunk, settings)
     if done is None or done.part is None:
-        raise JobError(f"{out}: part {chunk.name} changed while the catalog was being written; run the same command again")
+        raise JobError(
+            f"{out}: part {chunk.name} changed while the catalog was being written; run the same command again"
+        )
     table = pq.read_table(out / done.part.file)
     slots = pa.array(range(first_slot, first_slot + len(table)), pa.int64())
-    _write(out / done.part.file, table.set_column(SCHEMA.get_field_index("slot"), SCHEMA.field("slot"), slots))
+    _write(
+        out / done.part.file, table.set_column(SCHEMA.get_field_index("slot"), SCHEMA.field("slot"), slots)
+    )
     part = Part.of(out, done.part.file, rows=len(table), first_slot=first_slot)
     return _file(out, chunk, done.model_copy(update={"part": part}))
 
@@ -119,7 +131,9 @@ def _write(path: Path, table: pa.Table) -> None:
     buffer = BytesIO()
     # Images are compressed already; a dictionary of them would only cost memory.
     codecs = {name: "none" if name == "image" else "zstd" for name in SCHEMA.names}
-    pq.write_table(table, buffer, row_group_size=_ROW_GROUP, compression=codecs, use_dictionary=["domain", "label"])
+    pq.write_table(
+        table, buffer, row_group_size=_ROW_GROUP, compression=codecs, use_dictionary=["domain", "label"]
+    )
     atomic_write(path, buffer.getvalue())
 
 

@@ -115,7 +115,10 @@ def write_plan(items: Iterable[Item], selection: Selection, folder: Path) -> Pla
         first = done[-1].first + done[-1].items if done else 0
         path = folder / domain / f"part-{len(done):05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        columns = [pa.array(values, kind.type) for values, kind in zip(zip(*batch, strict=True), ITEM_SCHEMA, strict=True)]
+        columns = [
+            pa.array(values, kind.type)
+            for values, kind in zip(zip(*batch, strict=True), ITEM_SCHEMA, strict=True)
+        ]
         pq.write_table(pa.table(columns, schema=ITEM_SCHEMA), path, compression="zstd")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         done.append(Chunk(domain, len(done), first, len(batch), digest))
@@ -134,7 +137,9 @@ def write_plan(items: Iterable[Item], selection: Selection, folder: Path) -> Pla
         flush(domain)
     selection.check()
     if not chunks:
-        raise UserError("the sources hold no images" + (" of the classes asked for" if selection.classes else ""))
+        raise UserError(
+            "the sources hold no images" + (" of the classes asked for" if selection.classes else "")
+        )
     ordered = [chunk for domain in sorted(chunks) for chunk in chunks[domain]]
     return Plan(ordered, {domain: counts[domain] for domain in sorted(counts)}, unlabelled)
 
@@ -143,8 +148,10 @@ def read_chunk(folder: Path, chunk: Chunk) -> list[Item]:
     """The items of one chunk of a plan in ``folder``."""
     table = pq.read_table(folder / f"{chunk.name}.parquet")
     columns = [table.column(name).to_pylist() for name in ITEM_SCHEMA.names]
-    return [Item(*values)._replace(at=tuple(values[ITEM_SCHEMA.get_field_index("at")]))
-            for values in zip(*columns, strict=True)]
+    return [
+        Item(*values)._replace(at=tuple(values[ITEM_SCHEMA.get_field_index("at")]))
+        for values in zip(*columns, strict=True)
+    ]
 
 
 def _nearest(name: str, seen: set[str]) -> str:

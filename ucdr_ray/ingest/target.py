@@ -20,7 +20,11 @@ def hold(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file")
-    if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in ("manifest.json", WORK)):
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and not any((out / name).exists() for name in ("manifest.json", WORK))
+    ):
         raise UserError(f"--out {out}: holds something that is not a catalog")
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)

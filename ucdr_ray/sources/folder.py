@@ -1,4 +1,4 @@
-"""Folder trees: ``<domain>/<class>/<file>`` and ``<domain>/<file>``; with ``DOMAIN=FOLDER``, without the first level."""
+"""Folder trees: ``<domain>/<class>/<file>`` and ``<domain>/<file>``; ``DOMAIN=FOLDER`` has no first level."""
 
 import os
 from collections.abc import Iterator

@@ -31,18 +31,19 @@ def items(source: Source) -> Iterator[Item]:
     facts = _Facts.of(source)
     root = os.path.realpath(os.fsencode(source.root))
     for path, number in _lines(source):
-        domain, folder = place(path)
-        if source.domain is not None or not facts.deep:
-            domain = source.domain or source.path.stem
-            folder = folder if facts.deep or number is not None else None
-        label = folder if source.label_base is None or number is None else str(number - source.label_base)
+        first, last = place(path)
+        domain = source.domain or (first if facts.deep else None) or source.path.stem
+        if number is None:
+            label = last if facts.deep else None  # a lone folder is as likely a domain as a class
+        else:
+            label = last if source.label_base is None else str(number - source.label_base)
         file = os.path.join(root, os.fsencode(path))
         try:
             status = os.stat(file)
             size, stamp = status.st_size, status.st_mtime_ns
         except (OSError, ValueError):  # Gone, or no possible name: reading says so, as a reject.
             size, stamp = 0, 0
-        yield Item(domain or "", text_of(path), label, "file", file, root, (0, 0), size, stamp)
+        yield Item(domain, text_of(path), label, "file", file, root, (0, 0), size, stamp)
 
 
 def settle_labels(sources: list[Source], base: int | None) -> list[Source]:
@@ -54,24 +55,27 @@ def settle_labels(sources: list[Source], base: int | None) -> list[Source]:
     Raises:
         UserError: the lists seem to count from different numbers, or a label is below ``base``.
     """
-    lists = [source for source in sources if source.kind == "list"]
-    facts = [_Facts.of(source) for source in lists]
-    if base is None and not all(fact.named for fact in facts):
-        ranges = {(fact.lowest, fact.highest) for fact in facts if fact.lowest is not None}
-        base = min((low for low, _ in ranges if low is not None), default=0)
-        if base > 1:
-            raise UserError(f"{lists[0].path}: labels start at {base}, not 0 or 1; say --label-base 0 or 1")
-        if any((low, high) == (0, top) and (1, top + 1) in ranges for low, high in ranges for _, top in ranges
-               if top is not None):
-            raise UserError(
-                "some lists count labels from 0 and others from 1 ("
-                + ", ".join(f"{s.path.name}: {f.lowest}..{f.highest}" for s, f in zip(lists, facts, strict=True))
-                + "); bring them to one base"
-            )
-    for source, fact in zip(lists, facts, strict=True):
+    facts = {source: _Facts.of(source) for source in sources if source.kind == "list"}
+    if base is None and not all(fact.named for fact in facts.values()):
+        base = _common_base(facts)
+    for source, fact in facts.items():
         if base is not None and fact.lowest is not None and fact.lowest < base:
             raise UserError(f"{source.path}: has label {fact.lowest}, below --label-base {base}")
-    return [replace(source, label_base=base) if source.kind == "list" else source for source in sources]
+    return [replace(source, label_base=base) if source in facts else source for source in sources]
+
+
+def _common_base(facts: "dict[Source, _Facts]") -> int:
+    """The smallest label of all lists, if that is 0 or 1 and no two lists look as if they counted differently."""
+    ranges = {(fact.lowest, fact.highest) for fact in facts.values() if fact.lowest is not None}
+    lowest = min((low for low, _ in ranges), default=0)
+    if lowest > 1:
+        raise UserError(f"labels start at {lowest}, not at 0 or 1; say --label-base 0 or 1")
+    if any((low - 1, high - 1) in ranges for low, high in ranges if low == 1):
+        shown = ", ".join(
+            f"{source.path.name} {fact.lowest} to {fact.highest}" for source, fact in facts.items()
+        )
+        raise UserError(f"some lists count labels from 0 and others from 1 ({shown}); bring them to one base")
+    return lowest
 
 
 @dataclass
@@ -79,7 +83,7 @@ class _Facts:
     """What one pass over a list tells; its memory grows with the number of labels, not of lines."""
 
     lowest: int | None
-    highest: int | None
+    highest: int  # -1 without labels
     named: bool  # labels and last folders go together one to one
     deep: bool  # every path is domain/…/class/file
 
@@ -91,9 +95,9 @@ class _Facts:
             domain, folder = place(path)
             deep = deep and domain is not None
             if number is not None:
-                named = named and folder is not None and names.setdefault(number, folder) == folder
+                named = names.setdefault(number, folder) == folder is not None and named
         named = named and len(set(names.values())) == len(names)
-        return cls(min(names, default=None), max(names, default=None), named, deep)
+        return cls(min(names, default=None), max(names, default=-1), named, deep)
 
 
 def _lines(source: Source) -> Iterator[tuple[str, int | None]]:

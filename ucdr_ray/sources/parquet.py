@@ -42,13 +42,22 @@ def items(source: Source) -> Iterator[Item]:
                 size = facts.total_byte_size // max(1, facts.num_rows)
                 for row, values in enumerate(_rows(file, group, names, facts.num_rows)):
                     number = values.get("label")
-                    label = classes[number] if classes and isinstance(number, int) and 0 <= number < len(classes) else number
+                    label = (
+                        classes[number]
+                        if classes and isinstance(number, int) and 0 <= number < len(classes)
+                        else number
+                    )
                     name = values.get("source") or (values.get("image") or {}).get("path") or f"{group}-{row}"
                     yield Item(
                         source.domain or values.get("domain") or source.path.stem,
                         f"{source.path.name}/{text_of(str(name))}",
                         None if label is None else str(label),
-                        "parquet", path, path, (group, row), size, status.st_mtime_ns,
+                        "parquet",
+                        path,
+                        path,
+                        (group, row),
+                        size,
+                        status.st_mtime_ns,
                     )
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"source {source.path}: unreadable Parquet: {str(error).splitlines()[0]}") from None

@@ -37,16 +37,18 @@ def _file(item: Item, max_bytes: int) -> bytes | Reject:
         return Reject(f"unreadable file: {error.strerror}")
     except ValueError:
         return Reject("unreadable file: its name holds a null byte")
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return Reject("not a regular file")
         if status.st_size > max_bytes:
             return Reject(_too_long(status.st_size))
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes + 1)
-        except OSError as error:
-            return Reject(f"unreadable file: {error.strerror}")
+    except OSError as error:
+        return Reject(f"unreadable file: {error.strerror}")
+    finally:
+        os.close(descriptor)
 
 
 def _tar(path: bytes, items: list[Item], max_bytes: int) -> Iterator[tuple[Item, bytes | Reject]]:

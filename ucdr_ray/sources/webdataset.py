@@ -37,13 +37,20 @@ def items(source: Source) -> Iterator[Item]:
                 source.domain or facts.get("domain") or domain or default,
                 f"{source.path.name}/{text_of(member.name)}",
                 facts.get("label") or facts.get("cls") or (folder if domain or source.domain else None),
-                "tar", file, file, (member.offset_data, length), length, status.st_mtime_ns,
+                "tar",
+                file,
+                file,
+                (member.offset_data, length),
+                length,
+                status.st_mtime_ns,
             )
 
 
 def _samples(source: Source) -> Iterator[tuple[str, list[tarfile.TarInfo], dict[str, str]]]:
     """Runs of members that share a key: its name, the images, and what the side files say."""
-    key, images, facts = "", [], {}
+    key = ""
+    images: list[tarfile.TarInfo] = []
+    facts: dict[str, str] = {}
     try:
         with tarfile.open(source.path, "r:") as tar:
             for member in tar:
@@ -63,11 +70,11 @@ def _samples(source: Source) -> Iterator[tuple[str, list[tarfile.TarInfo], dict[
                     facts |= _facts(tar, member, kind)
             if images:
                 yield key, images, facts
-            # A damaged header in the middle ends the iteration as the closing zeros do.
+            # A damaged header, or a cut between two members, ends the iteration as the closing zeros do.
             if tar.fileobj is not None:
                 tar.fileobj.seek(tar.offset)
-                if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError("bad header")
+                if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no closing zeros")
     except tarfile.ReadError as error:
         raise UserError(
             f"source {source.path}: damaged, or not an uncompressed tar ({error}) after {key.strip('/') or 'nothing'}"

@@ -32,8 +32,10 @@ def cat(rng: np.random.Generator) -> list[Part]:
             detail(ellipse(at, y - 0.05, eye * 0.5, eye), "dark"),
         ]
         for lift in (-0.05, 0.06):
-            parts.append(line([(x + side * 0.16, y + 0.16), (x + side * (head + 0.22), y + 0.16 + lift)], 0.02))
-    nose = np.array([(-0.06, 0.07), (0.06, 0.07), (0, 0.14)]) + (x, y)
+            parts.append(
+                line([(x + side * 0.16, y + 0.16), (x + side * (head + 0.22), y + 0.16 + lift)], 0.02)
+            )
+    nose = [(x - 0.06, y + 0.07), (x + 0.06, y + 0.07), (x, y + 0.14)]
     return [*parts, detail(nose, "dark"), line(arc(x, y + 0.14, 0.1, 0.08, 0, np.pi), 0.025)]
 
 
@@ -45,7 +47,10 @@ def fish(rng: np.random.Generator) -> list[Part]:
     outline = [(-0.95, 0.02), (-0.6, -0.75 * high), (back, -high), (root, -0.1)]
     outline += [(root, 0.1), (back, high), (-0.6, 0.75 * high)]
     parts = [
-        body([(root - 0.1, -0.08), (1.0, -fork), (u(0.78, 0.92), 0.0), (1.0, fork), (root - 0.1, 0.08)], "second"),
+        body(
+            [(root - 0.1, -0.08), (1.0, -fork), (u(0.78, 0.92), 0.0), (1.0, fork), (root - 0.1, 0.08)],
+            "second",
+        ),
         body([(-0.4, -high * 0.8), (u(-0.2, 0.2), -high - u(0.2, 0.35)), (0.4, -high * 0.45)], "second"),
         body([(-0.2, high * 0.85), (u(0.0, 0.25), high + u(0.12, 0.3)), (0.2, high * 0.6)], "second"),
         body(smooth(outline)),
@@ -82,7 +87,9 @@ def bird(rng: np.random.Generator) -> list[Part]:
         *parts,
         body([(0.3, -0.12), (long, u(-0.35, 0.05)), (long + 0.05, u(0.1, 0.22)), (0.35, 0.25)], "second"),
         body([(x - head * 0.8, y - 0.1), (x - head - beak, y + drop), (x - head * 0.8, y + 0.12)], "accent"),
-        body(smooth([(x - 0.12, y), (-0.6, 0.05), (-0.25, fat), (0.25, fat * 0.9), (0.55, 0.05), (x + 0.3, y)])),
+        body(
+            smooth([(x - 0.12, y), (-0.6, 0.05), (-0.25, fat), (0.25, fat * 0.9), (0.55, 0.05), (x + 0.3, y)])
+        ),
         body(ellipse(x, y, head, head)),
         body(wing, "second"),
         line(smooth([(0.0, 0.0), (0.3, 0.1), (0.55, 0.15)], closed=False), 0.025),
@@ -97,7 +104,10 @@ def butterfly(rng: np.random.Generator) -> list[Part]:
     wide, top, low = u(0.8, 1.0), u(0.65, 0.9), u(0.55, 0.85)
     upper = smooth([(0.02, -0.1), (0.3, -top), (wide, -top * u(0.8, 1.0)), (wide * 0.9, -0.1), (0.25, 0.1)])
     lower = smooth([(0.02, 0.02), (0.5, 0.0), (wide * 0.8, low * 0.5), (0.45, low), (0.15, low * 0.6)])
-    spots = [ellipse(0.6, -0.45, u(0.08, 0.2), u(0.08, 0.18)), ellipse(0.42, 0.38, u(0.06, 0.15), u(0.06, 0.15))]
+    spots = [
+        ellipse(0.6, -0.45, u(0.08, 0.2), u(0.08, 0.18)),
+        ellipse(0.42, 0.38, u(0.06, 0.15), u(0.06, 0.15)),
+    ]
     veins = [[(0.08, -0.08), (wide * 0.75, -top * 0.75)], [(0.08, 0.06), (wide * 0.6, low * 0.55)]]
     fold = np.array([u(0.55, 1.0), 1.0])
     parts = []
@@ -106,4 +116,8 @@ def butterfly(rng: np.random.Generator) -> list[Part]:
         parts += [line(side(vein), 0.025) for vein in veins]
         parts += [detail(side(spot), "accent") for spot in spots]
         parts.append(line(side(smooth([(0.02, -0.4), (0.1, -0.75), (0.25, -0.95)], closed=False)), 0.03))
-    return [*parts, body(ellipse(0, 0, 0.075, u(0.4, 0.55)), "dark"), body(ellipse(0, -0.45, 0.09, 0.09), "dark")]
+    return [
+        *parts,
+        body(ellipse(0, 0, 0.075, u(0.4, 0.55)), "dark"),
+        body(ellipse(0, -0.45, 0.09, 0.09), "dark"),
+    ]

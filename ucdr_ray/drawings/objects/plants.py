@@ -14,7 +14,8 @@ def tree(rng: np.random.Generator) -> list[Part]:
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     crown = np.stack([wide * x * (1 + taper * y), 0.62 * y - 0.36], axis=1)
     foot = u(1.3, 2.0) * thick
-    trunk = smooth([(-thick / 2, 0), (-thick / 2, 0.6), (-foot / 2, 1), (foot / 2, 1), (thick / 2, 0.6), (thick / 2, 0)])
+    flank = [(foot / 2, 1.0), (thick / 2, 0.6), (thick / 2, 0.0)]
+    trunk = smooth([*flank, *[(-x, y) for x, y in flank[::-1]]])
     parts = [body(trunk, "second"), body(crown)]
     for _ in range(rng.integers(2, 6)):
         at = (u(-0.5, 0.5) * wide, u(-0.7, 0.0))
@@ -33,7 +34,9 @@ def flower(rng: np.random.Generator) -> list[Part]:
     for side in rng.permutation([-1, 1])[: rng.integers(1, 3)]:
         low, long, lift = u(0.3, 0.75), u(0.35, 0.55), u(0.1, 0.4)
         tip = (side * long, low - lift)
-        leaf = smooth([(0, low), (side * long * 0.6, low - lift * 0.2), tip, (side * long * 0.35, low - lift)])
+        leaf = smooth(
+            [(0, low), (side * long * 0.6, low - lift * 0.2), tip, (side * long * 0.35, low - lift)]
+        )
         parts += [body(leaf, "second"), line([(0, low), tip], 0.025)]
     long, start = u(0.36, 0.5), u(0, 6)
     wide = min(0.24, 1.9 * long / petals) * u(0.85, 1.15)
@@ -72,7 +75,9 @@ def mushroom(rng: np.random.Generator) -> list[Part]:
     parts = _toadstool(rng)
     if rng.random() < 0.35:
         side, scale = rng.choice([-1.0, 1.0]), rng.uniform(0.35, 0.5)
-        small = [part.moved(lambda p: p * scale + (side * 0.75, 1 - scale), scale) for part in _toadstool(rng)]
+        small = [
+            part.moved(lambda p: p * scale + (side * 0.75, 1 - scale), scale) for part in _toadstool(rng)
+        ]
         parts = small + parts
     return parts
 
@@ -92,8 +97,8 @@ def cactus(rng: np.random.Generator) -> list[Part]:
     for at in (-0.25, 0.1, 0.3):
         parts.append(line([(at * thick, 0.7), (at * thick, top + 0.1)], 0.025))
     for _ in range(8):
-        at = (rng.choice([-0.5, 0.5]) * thick, u(-0.7, 0.5))
-        parts.append(line([at, (at[0] * 1.5, at[1] - 0.05)], 0.025))
+        x, y = rng.choice([-0.5, 0.5]) * thick, u(-0.7, 0.5)
+        parts.append(line([(x, y), (x * 1.5, y - 0.05)], 0.025))
     if rng.random() < 0.35:
         parts.append(body(ellipse(0, top - 0.14, 0.14, 0.1), "accent"))
     if rng.random() < 0.5:

@@ -1,5 +1,7 @@
 """House, cup, umbrella, guitar."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from ucdr_ray.drawings.shapes import Part, arc, body, box, detail, ellipse, line, smooth
@@ -15,7 +17,8 @@ def house(rng: np.random.Generator) -> list[Part]:
     parts = [body(box(chimney, ridge - 0.02, chimney + 0.16, eave), "accent")]
     if deep > 0.15:
         side = [(right, eave), (right + deep, eave - 0.05), (right + deep, 0.82), (right, 0.9)]
-        roof = [(top, ridge), (top + deep, ridge - 0.02), (right + deep + over, eave + 0.02), (right + over, eave + 0.08)]
+        far = right + deep + over
+        roof = [(top, ridge), (top + deep, ridge - 0.02), (far, eave + 0.02), (right + over, eave + 0.08)]
         parts += [body(side), body(roof, "second")]
         parts.append(detail(box(right + deep * 0.3, 0.15, right + deep * 0.75, 0.45), "light"))
     parts.append(body([(left, eave), (top, ridge + 0.05), (right, eave), (right, 0.9), (left, 0.9)]))
@@ -25,10 +28,16 @@ def house(rng: np.random.Generator) -> list[Part]:
     else:
         parts.append(body(gable, "second"))
     door = u(left + 0.12, right - 0.42)
-    parts += [body(box(door, 0.4, door + 0.28, 0.9), "accent"), detail(ellipse(door + 0.22, 0.66, 0.03, 0.03), "dark")]
+    parts += [
+        body(box(door, 0.4, door + 0.28, 0.9), "accent"),
+        detail(ellipse(door + 0.22, 0.66, 0.03, 0.03), "dark"),
+    ]
     windows = [x for x in np.linspace(left + 0.1, right - 0.35, 3) if abs(x - door) > 0.3]
     for x in windows:
-        parts += [detail(box(x, 0.25, x + 0.25, 0.55), "light"), line([(x + 0.125, 0.25), (x + 0.125, 0.55)], 0.025)]
+        parts += [
+            detail(box(x, 0.25, x + 0.25, 0.55), "light"),
+            line([(x + 0.125, 0.25), (x + 0.125, 0.55)], 0.025),
+        ]
         parts.append(line([(x, 0.4), (x + 0.25, 0.4)], 0.025))
     if rng.random() < 0.5:
         parts.append(detail(ellipse(top, (eave + ridge) / 2 + 0.12, 0.1, 0.1), "light"))
@@ -50,10 +59,14 @@ def cup(rng: np.random.Generator) -> list[Part]:
     outline = np.concatenate([wall, base, (wall * (-1, 1))[::-1]])
     parts += [line(handle, u(0.1, 0.15), "main"), body(outline)]
     if rng.random() < 0.6:
-        y, part = u(-0.1, 0.2), (top + foot) / 2
-        band = np.concatenate([arc(0, y, part, rim, np.pi, 0), arc(0, y + 0.2, part * 0.96, rim, 0, np.pi)])
+        level, girth = u(-0.1, 0.2), (top + foot) / 2
+        edges = arc(0, level, girth, rim, np.pi, 0), arc(0, level + 0.2, girth * 0.96, rim, 0, np.pi)
+        band = np.concatenate(edges)
         parts.append(detail(band, "accent"))
-    parts += [body(ellipse(0, -0.4, top, rim), "light"), detail(ellipse(0, -0.37, top * 0.87, rim * 0.72), "dark")]
+    parts += [
+        body(ellipse(0, -0.4, top, rim), "light"),
+        detail(ellipse(0, -0.37, top * 0.87, rim * 0.72), "dark"),
+    ]
     for k in range(rng.integers(0, 4)):
         y = np.linspace(-0.55, -1.0, 9)
         steam = np.stack([-0.25 + 0.25 * k + 0.07 * np.sin(y * 12 + u(0, 6)), y], axis=1)
@@ -67,10 +80,7 @@ def umbrella(rng: np.random.Generator) -> list[Part]:
     panels, high, wide, edge = int(rng.integers(4, 7)), u(0.6, 0.85), u(0.85, 1.0), u(-0.15, 0.0)
     dome = arc(0, edge, wide, high, np.pi, 2 * np.pi)
     corners = wide * np.cos(np.linspace(0, np.pi, panels + 1))
-    scallops = [
-        arc((a + b) / 2, edge, (a - b) / 2, u(0.07, 0.12), 0, -np.pi)
-        for a, b in zip(corners[:-1], corners[1:], strict=True)
-    ]
+    scallops = [arc((a + b) / 2, edge, (a - b) / 2, u(0.07, 0.12), 0, -np.pi) for a, b in pairwise(corners)]
     hook, side = u(0.12, 0.2), rng.choice([-1.0, 1.0])
     handle = arc(hook, 0.78, hook, hook, np.pi, 0) * (side, 1)
     apex = edge - high
@@ -79,7 +89,7 @@ def umbrella(rng: np.random.Generator) -> list[Part]:
         line(handle, u(0.09, 0.12), "accent"),
         body(np.concatenate([dome, *scallops])),
     ]
-    for k, (a, b) in enumerate(zip(corners[:-1], corners[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(corners)):
         if k % 2:
             left = smooth([(a, edge), (a * 0.8, edge - high * 0.55), (0, apex)], closed=False)
             right = smooth([(0, apex), (b * 0.8, edge - high * 0.55), (b, edge)], closed=False)

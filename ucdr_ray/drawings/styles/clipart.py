@@ -67,4 +67,4 @@ def clipart(scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uin
             thick = width if part.role == "body" else width * 0.6
             closed = pixels(np.concatenate([part.points, part.points[:2]]), side)
             pen.line(closed, fill=ink(edge), width=max(1, round(thick * side)), joint="curve")
-    return shrink(np.asarray(image, dtype=np.float32) / 255, size)
+    return shrink(np.asarray(image, dtype=np.float32) / np.float32(255), size)

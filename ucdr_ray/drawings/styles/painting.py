@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from ucdr_ray.drawings.canvas import LUMINANCE, Array, Palette, ink, mask, noise, paint, palette, shrink
+from ucdr_ray.drawings.canvas import (
+    LUMINANCE,
+    Array,
+    Palette,
+    ink,
+    mask,
+    noise,
+    paint,
+    palette,
+    pixels,
+    shrink,
+)
 from ucdr_ray.drawings.scene import Scene
 
 
@@ -26,8 +37,8 @@ def _motif(scene: Scene, side: int, colours: Palette, rng: np.random.Generator) 
     for part in scene.parts:
         paint(pen, part, ink(colours[part.colour]), side, 1.3)
         if outlined and part.role == "body":
-            closed = np.concatenate([part.points, part.points[:2]]) * side
-            pen.line([(x, y) for x, y in closed.tolist()], fill=ink(colours["dark"]), width=max(1, round(0.02 * side)))
+            closed = pixels(np.concatenate([part.points, part.points[:2]]), side)
+            pen.line(closed, fill=ink(colours["dark"]), width=max(1, round(0.03 * side)))
     light = noise(rng, side, (2, 2), 3) * np.float32(rng.uniform(0.02, 0.07))
     return np.asarray(image, dtype=np.float32) / 255 * (1 + light[..., None])
 
@@ -46,31 +57,41 @@ def _spots(rng: np.random.Generator, weight: Array, count: int) -> NDArray[np.in
     return np.searchsorted(total, rng.uniform(0, total[-1], count)).clip(max=weight.size - 1)
 
 
+def _layer(
+    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
+    ends: NDArray[np.float64],
+    colours: NDArray[np.float64],
+    width: int,
+    rng: np.random.Generator,
+) -> None:
+    """Lay strokes (x0, y0, x1, y1) in their colours, and the same in random heights on the relief."""
+    inks = (np.clip(colours, 0, 1) * 255).astype(int).tolist()
+    heights = rng.integers(40, 216, len(ends)).tolist()
+    brush, bumps = pens
+    for stroke, tint, height in zip(ends.tolist(), inks, heights, strict=True):
+        brush.line(stroke, fill=tuple(tint), width=width)
+        bumps.line(stroke, fill=height, width=width)
+
+
 def painting(scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Render ``scene`` as (size, size, 3) bytes."""
     side = 2 * size
-    colours = palette(rng, (0.25, 0.8), (0.3, 0.95))
-    motif = _motif(scene, side, colours, rng)
+    motif = _motif(scene, side, palette(rng, (0.2, 0.7), (0.3, 0.95)), rng)
     angle, edge = _flow(motif, side, rng)
-    image = Image.fromarray((np.clip(motif.mean((0, 1)), 0, 1) * 255).astype(np.uint8)[None, None]).resize((side, side))
+    image = Image.new("RGB", (side, side), ink(motif.mean((0, 1))))
     relief = Image.new("L", (side, side), 128)
-    brush, bumps = ImageDraw.Draw(image), ImageDraw.Draw(relief)
+    pens = ImageDraw.Draw(image), ImageDraw.Draw(relief)
     jitter, coarse = rng.uniform(0.015, 0.05), rng.uniform(0.06, 0.09)
     everywhere, inside = np.ones((side, side), np.float32), mask(scene.parts, side) + np.float32(0.02)
-    for thick, count, weight in ((coarse, 500, everywhere), (coarse / 2, 500, inside), (0.02, 900, edge)):
-        spot = _spots(rng, weight, count)
-        row, column = np.divmod(spot, side)
-        colour = motif[row, column] + rng.normal(0, jitter, (count, 1)) + rng.normal(0, jitter / 2, (count, 3))
-        inks = (np.clip(colour, 0, 1) * 255).astype(int).tolist()
+    for thick, count, weight in ((coarse, 500, everywhere), (coarse / 2, 500, inside), (0.024, 1400, edge)):
+        row, column = np.divmod(_spots(rng, weight, count), side)
+        shift = rng.normal(0, jitter, (count, 1)) + rng.normal(0, jitter / 2, (count, 3))
         turn = angle[row, column] + rng.normal(0, 0.1, count)
         reach = np.stack([np.cos(turn), np.sin(turn)], axis=1) * thick * rng.uniform(0.6, 1.4, (count, 1))
         at = np.stack([column, row], axis=1) / side
         ends = np.concatenate([at - reach, at + reach], axis=1) * side
-        width = max(1, round(thick * side))
-        for stroke, tint, level in zip(ends.tolist(), inks, rng.integers(40, 216, count).tolist(), strict=True):
-            brush.line(stroke, fill=tuple(tint), width=width)
-            bumps.line(stroke, fill=level, width=width)
-    height = np.asarray(relief, dtype=np.float32) / 255 + np.float32(0.1) * noise(rng, side, (32, 32), 2)
+        _layer(pens, ends, motif[row, column] + shift, max(1, round(thick * side)), rng)
+    height = np.asarray(relief, dtype=np.float32) / np.float32(255) + 0.1 * noise(rng, side, (32, 32), 2)
     slope = height - np.roll(height, (1, 1), (0, 1))
-    picture = np.asarray(image, dtype=np.float32) / 255 + np.float32(rng.uniform(0.04, 0.12)) * slope[..., None]
-    return shrink(picture, size)
+    colour = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return shrink((colour + rng.uniform(0.04, 0.12) * slope[..., None]).astype(np.float32), size)

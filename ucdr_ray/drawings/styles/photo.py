@@ -26,7 +26,9 @@ def background(scene: Scene, side: int, colours: Palette, rng: np.random.Generat
     return np.asarray(picture * (1 + np.float32(rng.uniform(0.03, 0.16)) * grain), dtype=np.float32)
 
 
-def _lit(part: Part, side: int, colour: Array, light: Array, depth: float, texture: Array) -> tuple[Array, Array]:
+def _lit(
+    part: Part, side: int, colour: Array, light: Array, depth: float, texture: Array
+) -> tuple[Array, Array]:
     """Colour and cover of one part, swollen like a cushion and lit from ``light`` (x, y)."""
     cover = mask([part], side)
     if part.role != "body":

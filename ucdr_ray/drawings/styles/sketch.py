@@ -30,7 +30,9 @@ def _stroke(
         pen.line(dots[piece * 5 : piece * 5 + 6], fill=grey, width=max(1, round(width * press * side)))
 
 
-def _hatch(image: Image.Image, part: Part, side: int, angle: float, gap: float, rng: np.random.Generator) -> None:
+def _hatch(
+    image: Image.Image, part: Part, side: int, angle: float, gap: float, rng: np.random.Generator
+) -> None:
     """Parallel lines inside a part."""
     cover = Image.new("L", (side, side))
     ImageDraw.Draw(cover).polygon(pixels(part.points, side), fill=255)

@@ -1,0 +1,8 @@
+"""`ucdr index` as a cluster's job, with the same arguments: `ray job submit -- python jobs/index.py …`."""
+
+import sys
+
+from ucdr_ray.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run(["index", *sys.argv[1:]]))

@@ -1,0 +1,119 @@
+"""What every verb shares: help, exit codes, one-line errors."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+from ucdr_ray import cli
+from ucdr_ray.errors import JobError, UserError
+
+VERBS = [
+    *(
+        "draw",
+        "ingest",
+        "catalog",
+        "config",
+        "train",
+        "evaluate",
+        "embed",
+        "index",
+        "search",
+        "report",
+        "demo",
+    ),
+]
+HEAVY = {"torch", "ray", "mlflow", "faiss", "transformers", "pandas", "PIL", "matplotlib", "sklearn", "scipy"}
+
+
+def test_help_names_every_verb_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(VERBS, key=lambda verb: text.index(f"│ {verb} ")) == VERBS
+
+
+def leaves(command: Any, path: str) -> dict[str, Any]:
+    """Every command under ``command``, by what is typed for it."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        return {path: command}
+    return {
+        typed: leaf
+        for name, child in below.items()
+        for typed, leaf in leaves(child, f"{path} {name}").items()
+    }
+
+
+COMMANDS = leaves(get_command(cli.app), "ucdr")
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_command_teaches_by_an_example(typed: str) -> None:
+    assert f"Example: {typed}" in COMMANDS[typed].help
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_option_is_explained(typed: str) -> None:
+    assert [parameter.name for parameter in COMMANDS[typed].params if not parameter.help] == []
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = "import sys, ucdr_ray.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAVY & set(answer.stdout.split()) == set()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ucdr-ray 0.")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["config", "check"], ["config", "show", "--bogus"]])
+def test_a_wrong_call_is_exit_code_2(arguments: list[str]) -> None:
+    assert cli.run(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no catalog at x"), 2, "error: no catalog at x\n"),
+        (JobError("the worker\ndied"), 1, "error: the worker; died\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.delenv("UCDR_DEBUG", raising=False)
+    assert cli.run([]) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", line)
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UCDR_DEBUG", "1")
+    with pytest.raises(UserError):
+        cli.run(["config", "show", "--set", "nothing"])
+
+
+def test_an_error_that_came_through_ray_is_still_one_line() -> None:
+    from ray.exceptions import RayTaskError
+
+    remote = RayTaskError("decode", "a long remote traceback\n  File …", UserError("no image at x"))
+    wrapped = remote.as_instanceof_cause()
+    assert isinstance(wrapped, UserError)
+    assert cli._line(wrapped) == "no image at x"

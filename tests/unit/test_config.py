@@ -1,0 +1,141 @@
+"""`ucdr config` and the settings behind it, as a person at the command line meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ucdr_ray.cli import run
+from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_config
+from ucdr_ray.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+
+
+def wrong(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(None, list(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_field_is_named_with_its_neighbour_and_what_is_allowed() -> None:
+    message = wrong("train.bach=3")
+    assert "train.bach" in message
+    assert "did you mean batch?" in message
+    assert "workers" in message
+
+
+def test_an_unknown_section_is_named_too() -> None:
+    assert "did you mean train?" in wrong("trian.batch=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("train.batch=0", "train.batch", "0"),
+        ("train.device=tpu", "train.device", "'tpu'"),
+        ("method.temperature=-1", "method.temperature", "-1"),
+        ("augment.grey_p=1.5", "augment.grey_p", "1.5"),
+        ("data.size=wide", "data.size", "'wide'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_field(override: str, field: str, value: str) -> None:
+    message = wrong(override)
+    assert message.startswith(field + ":")
+    assert f"got {value}" in message
+
+
+def test_contradictions_name_both_sides() -> None:
+    assert "stored_size=32 is smaller than size=64" in wrong("data.size=64", "data.stored_size=32")
+    assert "train.workers=8 exceeds train.batch=4" in wrong("train.workers=8", "train.batch=4")
+    assert "at least one stage" in wrong(
+        "method.stages.instance=0", "method.stages.in_domain=0", "method.stages.cross_domain=0"
+    )
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", "train.lr.deep=3", "train.lr=[1,", "train=3"])
+def test_an_override_that_cannot_be_is_one_clear_line(override: str) -> None:
+    assert wrong(override)
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("train: {lr: 0.5, seed: 7}\n")
+    config = load_config(file, ["train.lr=1e-3", "data.domains=[photo, Real World]"])
+    assert (config.train.lr, config.train.seed) == (1e-3, 7)
+    assert config.data.domains == ["photo", "Real World"]
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [\n", "train: 3\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_config_is_one_clear_line(tmp_path: Path, content: str | bytes) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        load_config(file)
+    assert "c.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_changes_with_what_decides_the_weights_alone() -> None:
+    plain = config_fingerprint(load_config())
+    assert config_fingerprint(load_config(None, ["train.lr=0.5"])) != plain
+    assert config_fingerprint(load_config(None, ["method.k_in=3"])) != plain
+    assert (
+        config_fingerprint(load_config(None, ["tracking.enabled=false", "train.checkpoint_every=9"])) == plain
+    )
+
+
+def test_dump_and_load_are_inverse(tmp_path: Path) -> None:
+    config = load_config(None, ["data.domains=[photo, Real World]", "train.lr=1e-7"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_show_prints_what_config_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "show", "--set", "train.lr=1e-7", "--set", "data.domains=[photo, Real World]"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "shown.yaml").write_text(text)
+    shown = load_config(tmp_path / "shown.yaml")
+    assert shown == load_config(None, ["train.lr=1e-7", "data.domains=[photo, Real World]"])
+    assert "# Where to compute. Allowed: auto, cpu, cuda." in text
+    assert "# Momentum of the key encoder. Allowed: from 0, below 1." in text
+
+
+def test_every_field_says_what_it_means() -> None:
+    definitions = RunConfig.model_json_schema()["$defs"].items()
+    bare = [
+        f"{section}.{name}"
+        for section, definition in definitions
+        for name, field in definition["properties"].items()
+        if "description" not in field and "$ref" not in field
+    ]
+    assert bare == []
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["properties"]) == set(RunConfig.model_fields)
+
+
+def test_check_gives_one_line_for_each_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("train: {seed: 1}\n")
+    bad.write_text(yaml.safe_dump({"train": {"batch": 0, "bach": 3}, "data": {"resize": "stretch"}}))
+    assert run(["config", "check", str(good), str(bad), str(tmp_path / "none.yaml")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"ok: {good}")
+    lines = captured.err.splitlines()
+    assert len(lines) == 5
+    for line, field in zip(
+        lines, ["data.resize", "train.batch", "train.bach", "no config at", "error: 2 of 3"], strict=True
+    ):
+        assert field in line
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_right(recipe: Path) -> None:
+    load_config(recipe)

@@ -1,0 +1,180 @@
+"""`ucdr evaluate`: how well domains find each other."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ucdr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.protocols import DomainVectors
+
+
+def evaluate(
+    catalog: Annotated[Path, typer.Option(metavar="CATALOG", help="The images and their labels.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Evaluate the encoder that this run trained.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Evaluate a backbone without training: the baseline.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(metavar="N", min=16, help="With --backbone: side in pixels.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="EMBEDDINGS", help="Evaluate vectors that `ucdr embed` has written."),
+    ] = None,
+    centred: Annotated[
+        bool, typer.Option("--centred", help="Subtract each domain's mean vector first.")
+    ] = False,
+    k: Annotated[str, typer.Option(metavar="K,…", help="Cut-offs.")] = "1,5,10,50,100,200",
+    domains: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these domains; all without it.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all metrics; - for standard output.")
+    ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="With --run: add the metrics to the run in MLflow.")
+    ] = False,
+) -> None:
+    """Let every domain search every other one, and measure what it finds.
+
+    All images of a domain are queries and gallery; the labels of the catalog say what is right. Prints mean average
+    precision and precision (plain: of k; capped: of what there is to find) per pair, query->gallery, in percent.
+
+    Example: ucdr evaluate --catalog catalogs/pacs --run runs/pacs --json pacs.json
+
+    Example: ucdr evaluate --catalog catalogs/pacs --backbone weights/mobilenet_v2 --size 96 --centred
+    """
+    if sum(source is not None for source in (run, backbone, embeddings)) != 1:
+        raise UserError(
+            "say what to evaluate: exactly one of --run RUN, --backbone FOLDER and --embeddings EMBEDDINGS"
+        )
+    if size is not None and backbone is None:
+        raise UserError("--size goes with --backbone; a run and embeddings have their own")
+    if mlflow and run is None:
+        raise UserError("--mlflow goes with --run, whose MLflow run gets the metrics")
+    cutoffs = parse_cutoffs(k)
+
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.protocols import evaluate_pairs
+    from ucdr_ray.files import write_json
+    from ucdr_ray.progress import progress
+
+    opened = Catalog.open(catalog)
+    names = chosen_domains(opened, domains)
+    if embeddings is not None:
+        vectors, model = _from_embeddings(opened, names, embeddings)
+    else:
+        vectors, model = _from_encoder(opened, names, run, backbone, size)
+    pairs = len(names) * (len(names) - 1)
+    with progress("evaluate", "pairs", pairs) as meter:
+        result = evaluate_pairs(vectors, cutoffs, centred, lambda _: meter.advance(1))
+    result |= {"model": model, "catalog": {"path": str(catalog), "fingerprint": opened.fingerprint}}
+    if mlflow and run is not None:
+        _log(result, run)
+    if json_file == "-":
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    if json_file is not None:
+        write_json(Path(json_file), result)
+    _print(result, cutoffs)
+
+
+def parse_cutoffs(text: str) -> list[int]:
+    """``1,10`` as sorted numbers.
+
+    Raises:
+        UserError: one is no whole number from 1.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--k {text}: allowed are whole numbers from 1, such as 1,10,50")
+    return sorted({int(part) for part in parts})
+
+
+def chosen_domains(catalog: "Catalog", text: str | None) -> list[str]:
+    """The domains that ``--domains`` names, or all of the catalog's.
+
+    Raises:
+        UserError: one is not in the catalog, or named twice.
+    """
+    if text is None:
+        return [domain.name for domain in catalog.domains]
+    names = [catalog.domain(part.strip()).name for part in text.split(",")]
+    if len(set(names)) < len(names):
+        raise UserError(f"--domains {text}: names a domain twice")
+    return names
+
+
+def _from_embeddings(
+    catalog: "Catalog", names: list[str], folder: Path
+) -> tuple[dict[str, "DomainVectors"], dict[str, Any]]:
+    from ucdr_ray.embeddings import Embeddings
+    from ucdr_ray.evaluation.features import read_domain
+
+    opened = Embeddings.open(folder)
+    return {name: read_domain(opened, catalog, name) for name in names}, opened.model.model_dump()
+
+
+def _from_encoder(
+    catalog: "Catalog", names: list[str], run: Path | None, backbone: str | None, size: int | None
+) -> tuple[dict[str, "DomainVectors"], dict[str, Any]]:
+    from ucdr_ray.evaluation.features import embed_domains
+    from ucdr_ray.models.encoder import Encoder
+
+    encoder = Encoder.load(run / "encoder") if run is not None else Encoder.from_backbone(str(backbone), size)
+    model = {"name": encoder.name, "fingerprint": encoder.fingerprint, "size": encoder.size}
+    return embed_domains(encoder, catalog, names), model
+
+
+def _log(result: dict[str, Any], run: Path) -> None:
+    from ucdr_ray.config import load_config
+    from ucdr_ray.files import read_json
+    from ucdr_ray.tracking import log_evaluation, resolve_uri
+
+    run_id = read_json(run / "run.json", "run").get("mlflow_run_id")
+    uri = resolve_uri(load_config(run / "config.yaml").tracking.uri, run.parent)
+    log_evaluation(result, run_id, uri, run)
+
+
+def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    main = [k for k in cutoffs if k in (1, 50, 200)] or cutoffs[:3]  # the JSON has them all
+    columns = {"map@all": "map@all"}
+    for k in main:
+        columns |= {f"P@{k}": f"precision@{k}"}
+        columns |= {f"cP@{k}": f"capped_precision@{k}"} if k > 1 else {}  # at 1 they are the same
+    title = f"{result['model']['name']}{', centred' if result['centred'] else ''}, %"
+    caption = "P: precision, of k; cP: capped precision, of min(k, R), R = what there is to find"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column("query → gallery", no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair, values in result["pairs"].items():
+        table.add_row(pair.replace("->", " → "), *(percent(values[name]) for name in columns.values()))
+    table.add_section()
+    table.add_row("mean", *(percent(result["mean"][name]) for name in columns.values()), style="bold")
+    console = Console()
+    console.print(table)
+    for pair, counts in result["queries"].items():
+        if counts["unlabelled"] or counts["without_relevant"]:
+            console.print(
+                f"{pair}: {counts['used']:,} queries, {counts['without_relevant']:,} of them with nothing to find "
+                f"(not in map); {counts['unlabelled']:,} without a label skipped",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with two decimals; a dash where it is undefined."""
+    return "–" if value is None else f"{100 * value:.2f}"
