@@ -9,12 +9,14 @@ import numpy as np
 from PIL import Image
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.images import DEFAULT_MAX_PIXELS
+from ucdr_ray.images import DEFAULT_MAX_PIXELS, Reject
 from ucdr_ray.ingest.finish import finish, moves
 from ucdr_ray.ingest.part import Settings, make_part, move_part, plan_folder
 from ucdr_ray.ingest.plan import Plan, Selection, write_plan
 from ucdr_ray.labels import labeller
 from ucdr_ray.sources import list_items, parse_source
+from ucdr_ray.sources.item import Item
+from ucdr_ray.sources.read import read_items
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -66,11 +68,15 @@ def tree(root: Path, files: dict[str, bytes]) -> Path:
 
 def small_tree(root: Path, per_class: int = 3) -> Path:
     """Two domains of two classes."""
-    names = [f"{d}/{c}/{i}.png" for d in ("photo", "sketch") for c in ("cat", "dog") for i in range(per_class)]
+    names = [
+        f"{d}/{c}/{i}.png" for d in ("photo", "sketch") for c in ("cat", "dog") for i in range(per_class)
+    ]
     return tree(root, {name: noise(seed) for seed, name in enumerate(names)})
 
 
-def plan(out: Path, *sources: str | Path, labels: str = "folder", base: int | None = None, **taken: Any) -> Plan:
+def plan(
+    out: Path, *sources: str | Path, labels: str = "folder", base: int | None = None, **taken: Any
+) -> Plan:
     items = list_items([parse_source(str(source)) for source in sources], base)
     return write_plan(items, Selection(labeller(labels), **taken), plan_folder(out))
 
@@ -85,3 +91,18 @@ def catalog(out: Path, *sources: str | Path, max_side: int | None = None, **opti
         move_part(out, move.chunk, settings, move.first_slot)
     finish(out, planned, settings, planned.digest, [str(source) for source in sources])
     return Catalog.open(out)
+
+
+def listed(*sources: str | Path, base: int | None = None, root: Path | None = None) -> list[Item]:
+    """Every item of some sources."""
+    return list(list_items([parse_source(str(source), root) for source in sources], base))
+
+
+def facts(items: list[Item]) -> list[tuple[str, str, str | None]]:
+    """Domain, source and label."""
+    return [(item.domain, item.source, item.label) for item in items]
+
+
+def contents(items: list[Item]) -> list[bytes | str]:
+    """The bytes of each item, or why there are none."""
+    return [data.reason if isinstance(data, Reject) else data for _, data in read_items(items, 10**6)]

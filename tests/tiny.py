@@ -11,7 +11,8 @@ from PIL import Image
 
 from ucdr_ray import catalog as catalogs
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef, publish, write_part
+from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef
+from ucdr_ray.embeddings_writer import publish, write_part
 from ucdr_ray.files import write_json
 from ucdr_ray.images import content_id
 from ucdr_ray.models.encoder import Encoder

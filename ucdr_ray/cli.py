@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ucdr_ray.commands import catalog, config, demo, draw, evaluate, ingest
+from ucdr_ray.commands import (
+    catalog,
+    config,
+    demo,
+    draw,
+    embed,
+    evaluate,
+    index,
+    ingest,
+    report,
+    search,
+    train,
+)
 from ucdr_ray.errors import JobError, UserError
 
 _ORDER = (
@@ -43,12 +55,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo.demo)
 app.command()(draw.draw)
 app.command()(ingest.ingest)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(config.app, name="config")
+app.command()(train.train)
+app.command()(embed.embed)
+app.add_typer(index.app, name="index")
+app.command()(search.search)
 app.command()(evaluate.evaluate)
-app.command()(demo.demo)
+app.command()(report.report)
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ EMBEDDINGS/
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import atomic_write, fingerprint, write_json
-from ucdr_ray.records import FileRecord, Record, Sha256, files_under, read_record
+from ucdr_ray.files import fingerprint
+from ucdr_ray.records import FileRecord, Record, Sha256, read_record
 
 UNIT_TOLERANCE = 1e-3  # float32 rows leave the encoder within 1e-6; half precision within 1e-3
 VectorFile = Annotated[str, Field(pattern=r"^vectors/[^/]*[^/.][^/]*/part-\d{5,}\.parquet$")]
@@ -82,11 +82,6 @@ class Manifest(Record):
     def digest(self) -> str:
         """Hex SHA-256 of all fields but ``checksum``."""
         return fingerprint(self.model_dump(exclude={"checksum"}))
-
-
-class _Receipt(Record):
-    made_from: dict[str, Any]
-    part: Part
 
 
 class Batch(NamedTuple):
@@ -185,43 +180,3 @@ def check_unit(vectors: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~(off <= 2 * UNIT_TOLERANCE))  # written so that NaN counts as bad
     if bad.size:
         raise UserError(f"{where}: row {bad[0]} is not a unit vector (finite, length 1 within {UNIT_TOLERANCE})")
-
-
-def write_part(
-    folder: Path, file: str, domain: str, first_slot: int, ids: list[str], vectors: np.ndarray, receipt: dict[str, Any]
-) -> Part:
-    """Write one part, then its receipt: ``receipt`` (what it was made from) beside the part's own record."""
-    slots = np.arange(first_slot, first_slot + len(ids))
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
-    columns = {
-        "id": pa.array(ids, pa.string()),
-        "domain": pa.array([domain] * len(ids), pa.string()),
-        "slot": pa.array(slots, pa.int64()),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-    }
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, use_dictionary=["domain"], compression="none")
-    path = folder / file
-    atomic_write(path, sink.getvalue())
-    part = Part.of(folder, file, rows=len(ids), first_slot=first_slot)
-    write_json(path.with_suffix(".json"), {"made_from": receipt, "part": part.model_dump()})
-    return part
-
-
-def finished_part(folder: Path, file: str, receipt: dict[str, Any]) -> Part | None:
-    """The part's record if it is complete, undamaged and was made from exactly ``receipt``; else None."""
-    try:
-        found = read_record(_Receipt, (folder / file).with_suffix(".json"), "receipt")
-        found.part.check(folder, "embeddings")
-    except UserError:
-        return None
-    return found.part if found.made_from == receipt and found.part.file == file else None
-
-
-def publish(folder: Path, dim: int, model: ModelRef, catalog: CatalogRef, domains: list[DomainVectors]) -> Embeddings:
-    """Write the manifest, which makes the folder readable."""
-    encoder = files_under(folder, "encoder")
-    manifest = Manifest(dim=dim, model=model, catalog=catalog, domains=domains, encoder=encoder)
-    manifest = manifest.model_copy(update={"checksum": manifest.digest()})
-    write_json(folder / "manifest.json", manifest.model_dump())
-    return Embeddings(folder, manifest)

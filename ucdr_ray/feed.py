@@ -39,6 +39,21 @@ def share(rows: int, rank: int, workers: int) -> slice:
     return slice(rows * rank // workers, rows * (rank + 1) // workers)
 
 
+def shuffled(rows: int, start: int, stop: int, seed: Sequence[int]) -> np.ndarray:
+    """Entries start..stop of an endless sequence: 0..rows-1 in a random order, then in another one, and so on."""
+    rounds = range(start // rows, (stop - 1) // rows + 1)
+    sequence = np.concatenate([np.random.default_rng([*seed, round_]).permutation(rows) for round_ in rounds])
+    return sequence[start - rounds[0] * rows : stop - rounds[0] * rows]
+
+
+class Rows(Protocol):
+    """An array of images, or something that is read like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
 class ResidentFeed:
     """Decoded images in memory, read by slot.
 
@@ -50,7 +65,7 @@ class ResidentFeed:
         batch: images per domain and step, over all workers.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray], batch: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+    def __init__(self, arrays: Sequence[Rows], batch: int, seed: int, rank: int = 0, workers: int = 1) -> None:
         self.arrays = list(arrays)
         self.batch = batch
         self.seed = seed
@@ -59,16 +74,6 @@ class ResidentFeed:
 
     def steps(self) -> int:
         return -(-max(len(array) for array in self.arrays) // self.batch)
-
-    def _order(self, domain: int, round_: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, domain, round_]).permutation(len(self.arrays[domain]))
-
-    def _slots(self, domain: int, start: int, stop: int) -> np.ndarray:
-        """Entries start..stop of the endless sequence of this domain's shuffled rounds."""
-        rows = len(self.arrays[domain])
-        rounds = range(start // rows, (stop - 1) // rows + 1)
-        sequence = np.concatenate([self._order(domain, r) for r in rounds])
-        return sequence[start - rounds[0] * rows : stop - rounds[0] * rows]
 
     def _images(self, picks: list[np.ndarray], positions: list[np.ndarray]) -> Images:
         pixels = [array[slots] for array, slots in zip(self.arrays, picks, strict=True)]
@@ -82,8 +87,10 @@ class ResidentFeed:
 
     def epoch(self, epoch: int) -> Iterator[Images]:
         steps, mine = self.steps(), share(self.batch, self.rank, self.workers)
-        whole = [self._slots(d, epoch * steps * self.batch, (epoch + 1) * steps * self.batch)
-                 for d in range(len(self.arrays))]
+        whole = [
+            shuffled(len(array), epoch * steps * self.batch, (epoch + 1) * steps * self.batch, [self.seed, domain])
+            for domain, array in enumerate(self.arrays)
+        ]
         for step in range(steps):
             first = step * self.batch
             picks = [slots[first + mine.start : first + mine.stop] for slots in whole]

@@ -158,3 +158,11 @@ def test_lists_with_blanks_and_instance_labels(tmp_path, ingest):
     made = Catalog.open(tmp_path / "c")
     assert [d.name for d in made.domains] == ["Art", "Real World"] and made.classes == ["1"]
     assert made.read("Real World", ["id"]).column("id").to_pylist() == [content_id(noise(1))]
+
+
+def test_a_worker_that_cannot_write_is_one_line(tmp_path, ingest):
+    source = small_tree(tmp_path / "data")
+    tree(tmp_path / "c", {f"{WORK}/x": b"", "images": b"a file where a folder must be"})
+    code, _, (error,) = ingest(source, "--out", tmp_path / "c")
+    assert code == 1
+    assert error.startswith("error: a part of the catalog could not be written: ") and "images" in error

@@ -90,7 +90,7 @@ def _make_parts(
     def move(row: Row) -> Row:
         first_slot = row.pop("first_slot")
         move_part(out, Chunk(**row), settings, first_slot)
-        return {"moved": 1}
+        return {"items": row["items"], "rejects": 0}
 
     rejects = 0
     for done in _map(make, [asdict(chunk) for chunk in plan.chunks]):
@@ -101,29 +101,32 @@ def _make_parts(
                 f"{rejects} of {plan.items} inputs can't be used, over --max-rejects {max_rejects:g}; "
                 f"each with its reason: {write_rejects(out, plan)}"
             )
-    for _ in _map(
-        move, [asdict(shift.chunk) | {"first_slot": shift.first_slot} for shift in moves(out, plan)]
-    ):
+    shifts = moves(out, plan)
+    for _ in _map(move, [asdict(shift.chunk) | {"first_slot": shift.first_slot} for shift in shifts]):
         pass
 
 
 def _map(work: Callable[[Row], Row], rows: list[Row]) -> Iterator[Row]:
-    """``work`` on each row, in parallel; results as they come. Raises ``JobError``."""
+    """``work`` on each row, in parallel; results, with items and rejects, as they come. Raises ``JobError``."""
     import ray.data
     from ray.exceptions import RayError
 
     def on_block(block: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        found = [
-            work(dict(zip(block, values, strict=True)))
-            for values in zip(*(column.tolist() for column in block.values()), strict=True)
-        ]
+        found = []
+        for values in zip(*(column.tolist() for column in block.values()), strict=True):
+            try:
+                found.append(work(dict(zip(block, values, strict=True))) | {"error": ""})
+            except (OSError, JobError) as error:  # As data: raised, Ray would bury it in its own traceback.
+                found.append({"items": 0, "rejects": 0, "error": str(error)})
         return {name: [row[name] for row in found] for name in found[0]}
 
     if not rows:
         return
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
     try:
-        yield from dataset.map_batches(on_block, batch_size=None).iter_rows()
+        for row in dataset.map_batches(on_block, batch_size=None).iter_rows():
+            if row["error"]:
+                raise JobError(f"a part of the catalog could not be written: {row['error']}")
+            yield row
     except RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise JobError(f"ingest stopped: {type(cause).__name__}: {cause}") from error
+        raise JobError(f"ingest stopped: {error}") from error

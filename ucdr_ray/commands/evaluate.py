@@ -134,13 +134,13 @@ def _from_encoder(
 
 
 def _log(result: dict[str, Any], run: Path) -> None:
-    from ucdr_ray.config import load_config
-    from ucdr_ray.files import read_json
-    from ucdr_ray.tracking import log_evaluation, resolve_uri
+    from ucdr_ray.run import Run
+    from ucdr_ray.tracking import log_evaluation
 
-    run_id = read_json(run / "run.json", "run").get("mlflow_run_id")
-    uri = resolve_uri(load_config(run / "config.yaml").tracking.uri, run.parent)
-    log_evaluation(result, run_id, uri, run)
+    values = Run(run).read()
+    if not values.get("mlflow_run_id"):
+        raise UserError(f"--mlflow: the run at {run} was not tracked (tracking.enabled=false)")
+    log_evaluation(result, values["mlflow_run_id"], values["mlflow_uri"], run)
 
 
 def _print(result: dict[str, Any], cutoffs: list[int]) -> None:

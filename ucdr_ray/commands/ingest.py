@@ -66,7 +66,7 @@ def ingest(
     max_pixels: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Reject images of more pixels, by header, before decoding."),
-    ] = 64_000_000,
+    ] = 64_000_000,  # images.DEFAULT_MAX_PIXELS, said again because importing Pillow slows --help
     expect: Annotated[
         str | None,
         typer.Option(

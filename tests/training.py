@@ -1,0 +1,69 @@
+"""The smallest training that still has everything: two small domains, a mini ResNet, seconds long."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.config import RunConfig, load_config
+from ucdr_ray.decoded import decode, spans
+from ucdr_ray.engine import Metrics, Trainer
+from ucdr_ray.feed import ResidentFeed
+
+TINY = [
+    "data.size=32",
+    "model.head_hidden=32",
+    "model.dim=16",
+    "method.k_in=3",
+    "method.k_cross=3",
+    "method.temperature=0.1",
+    "method.momentum=0.9",
+    "method.stages.instance=2",
+    "method.stages.in_domain=1",
+    "method.stages.cross_domain=2",
+    "train.batch=8",
+    "train.lr=0.01",
+    "train.checkpoint_every=1",
+]
+
+
+def overrides(settings: list[str] | None = None) -> list[str]:
+    """`TINY`, then `settings`, as `--set` takes them."""
+    return [*TINY, *(settings or [])]
+
+
+def tiny_config(settings: list[str] | None = None) -> RunConfig:
+    return load_config(None, overrides(settings))
+
+
+def trainer(catalog: Catalog, config: RunConfig) -> Trainer:
+    """A trainer of all domains in this process, without Ray."""
+    names = [domain.name for domain in catalog.domains]
+    side = config.data.stored_size or config.data.size
+    arrays = [decode(spans(catalog, name), side, config.data.resize) for name in names]
+    sizes = [(name, len(array)) for name, array in zip(names, arrays)]
+    return Trainer(config, sizes, ResidentFeed(arrays, config.train.batch, config.train.seed))
+
+
+def train_alone(
+    catalog: Catalog,
+    folder: Path,
+    settings: list[str] | None = None,
+    on_epoch: Callable[[Metrics, Trainer], None] = lambda metrics, trainer: None,
+) -> dict[str, Tensor]:
+    """Train in this process, with one thread, undisturbed; the encoder's tensors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trainer(catalog, tiny_config(settings)).run(folder / "checkpoints", on_epoch).save(folder / "encoder")
+    finally:
+        torch.set_num_threads(threads)
+    return tensors(folder)
+
+
+def tensors(run: Path) -> dict[str, Tensor]:
+    """Weights of a finished run."""
+    return load_file(run / "encoder" / "encoder.safetensors")

@@ -1,0 +1,149 @@
+"""The job behind `ucdr embed`: every part of a catalog through the encoder, on a pool of Ray Data actors."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cluster.part_embedder import PartEmbedder
+from ucdr_ray.cluster.session import start_ray
+from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef, Part
+from ucdr_ray.embeddings_writer import clear_foreign, finished_part, publish
+from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.progress import progress
+
+Row = dict[str, Any]
+
+
+def embed(
+    encoder: Encoder,
+    catalog: Catalog,
+    out: Path,
+    domains: Sequence[str] | None = None,
+    batch: int = 64,
+    actors: int | None = None,
+) -> Embeddings:
+    """Embed ``catalog`` into the folder ``out``. Parts that an earlier, interrupted call finished are kept.
+
+    The vectors do not depend on ``batch`` and ``actors``, up to float rounding.
+
+    Args:
+        domains: names; all when None.
+        batch: images at a time through the encoder.
+        actors: copies of the encoder; without it one for each GPU, or without GPUs for each CPU.
+
+    Raises:
+        UserError: an unknown domain, or ``out`` holds something else.
+        JobError: an image could not be decoded (named), or a worker failed.
+    """
+    chosen = [d for d in catalog.domains if d.name in set(domains or [d.name for d in catalog.domains])]
+    for name in domains or []:
+        catalog.domain(name)
+    model = ModelRef(name=encoder.name, fingerprint=encoder.fingerprint)
+    source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
+    rows = [
+        {
+            "source": str(catalog.path / part.file),
+            "out": str(out),
+            "file": part.file.replace("images/", "vectors/", 1),
+            "domain": domain.name,
+            "first_slot": part.first_slot,
+            "images": part.rows,
+            "made_from": {"model": model.fingerprint, "part": part.sha256},
+        }
+        for domain in chosen
+        for part in domain.parts
+    ]
+    with _hold(out):
+        published = _published(out, model, source, [domain.name for domain in chosen])
+        found = {row["file"]: finished_part(out, row["file"], row["made_from"]) for row in rows}
+        done = {file: part for file, part in found.items() if part is not None}
+        pending = [row for row in rows if row["file"] not in done]
+        encoder_kept = _has_encoder(out, model)
+        if published is not None and not pending and encoder_kept and len(published.domains) == len(chosen):
+            return published
+        (out / "manifest.json").unlink(missing_ok=True)  # from here on the folder is unfinished
+        clear_foreign(out, set(done))
+        if not encoder_kept:
+            encoder.save(out / "encoder")
+        with progress("embed", "images", sum(row["images"] for row in pending)) as meter:
+            for part in _run(pending, out / "encoder", batch, actors):
+                done[part.file] = part
+                meter.advance(part.rows)
+        finished = [
+            DomainVectors(
+                name=domain.name,
+                rows=domain.images,
+                parts=[done[row["file"]] for row in rows if row["domain"] == domain.name],
+            )
+            for domain in chosen
+        ]
+        return publish(out, encoder.dim, model, source, finished)
+
+
+@contextmanager
+def _hold(out: Path) -> Iterator[None]:
+    known = ("manifest.json", "encoder", "vectors", ".lock")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in known))):
+        raise UserError(f"--out {out}: is there and holds no embeddings; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise JobError(f"another process is embedding into {out}: try again when it has finished") from None
+
+
+def _published(out: Path, model: ModelRef, source: CatalogRef, domains: list[str]) -> Embeddings | None:
+    """The finished embeddings in ``out``, if any; UserError if going on would lose something of them."""
+    if not (out / "manifest.json").exists():
+        return None
+    found = Embeddings.open(out, verify=False)
+    if found.model != model or found.catalog.fingerprint != source.fingerprint:
+        raise UserError(f"--out {out}: holds embeddings of another model or catalog; choose another folder")
+    if lost := [domain.name for domain in found.domains if domain.name not in domains]:
+        raise UserError(f"--out {out}: also holds {', '.join(lost)}; name these domains too, or choose another folder")
+    return found
+
+
+def _has_encoder(out: Path, model: ModelRef) -> bool:
+    try:
+        return Encoder.load(out / "encoder").fingerprint == model.fingerprint
+    except UserError:
+        return False
+
+
+def _run(rows: list[Row], encoder: Path, batch: int, actors: int | None) -> Iterator[Part]:
+    """Embed parts in parallel; their records as they are finished. Raises JobError."""
+    if not rows:
+        return
+    start_ray()
+    import ray.data
+    from ray.exceptions import RayError
+
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0))
+    # A small machine's Ray is given more logical CPUs than there are; a cluster's are what they say.
+    cpus = int(available["CPU"]) if len(ray.nodes()) > 1 else os.cpu_count() or 1
+    actors = min(len(rows), actors or gpus or cpus)
+    arguments = {"encoder": str(encoder), "batch": batch, "threads": max(1, cpus // actors)}
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        PartEmbedder,
+        fn_constructor_kwargs=arguments,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise JobError(row["error"])
+            yield Part.model_validate_json(row["part"])
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise JobError(f"embedding stopped: {type(cause).__name__}: {cause}") from error

@@ -1,0 +1,71 @@
+"""What a training run reports, seen from the driver: progress on standard error, metrics into MLflow."""
+
+import sys
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from ucdr_ray.run import Run
+from ucdr_ray.tracking import Tracker
+
+_POLL_SECONDS = 0.5
+_RECENT = 3  # epochs that the estimate goes by
+
+
+class Monitor:
+    """Follows `metrics.jsonl` while the workers write it; workers that die and start anew don't disturb it."""
+
+    def __init__(self, run: Run, stages: dict[str, int], tracker: Tracker) -> None:
+        self._run, self._epochs, self._tracker = run, sum(stages.values()), tracker
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._seen = self._last = len(run.metrics())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        rows = self._run.metrics()
+        if len(rows) < self._last:
+            self._say(f"train: a worker died; all go on after epoch {len(rows)}")
+        self._last = len(rows)
+        for row in rows:
+            if row["epoch"] > self._seen:
+                self._seen = int(row["epoch"])
+                self._say(self._line(row, rows))
+                values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+                self._tracker.log_metrics(values, self._seen)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text)
+
+    def _line(self, row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+        terms = " ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss"))
+        pairs = [row[name] for name in row if name.startswith("share/") and _across(name)]
+        shares = f", {sum(pairs) / len(pairs):.0%} with neighbours across" if pairs else ""
+        recent = [other["seconds"] for other in rows[-_RECENT:]]
+        left = sum(recent) / len(recent) * (self._epochs - self._seen)
+        return (
+            f"train: epoch {self._seen}/{self._epochs} {row['stage']}, {terms}, {row['images_per_s']:,.0f} images/s"
+            f"{shares}, {left:,.0f} s left"
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+
+def _across(name: str) -> bool:
+    query, _, gallery = name.removeprefix("share/").partition("->")
+    return query != gallery

@@ -1,0 +1,91 @@
+"""Images into training on Ray Data: decoded once and kept in the object store, or streamed anew every epoch."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.config import DataConfig
+from ucdr_ray.decoded import Chunks, Span, decode, spans
+
+
+def stored_side(config: DataConfig) -> int:
+    """Side in pixels of the decoded images."""
+    return config.stored_size or config.size
+
+
+def keeps(catalog: Catalog, domains: Sequence[str], config: DataConfig) -> bool:
+    """Whether the decoded images stay in the object store."""
+    size = sum(catalog.domain(name).images for name in domains) * 3 * stored_side(config) ** 2
+    return config.residency == "keep" or (config.residency == "auto" and size <= config.keep_limit_gb * 1e9)
+
+
+def keep(
+    catalog: Catalog, domains: Sequence[str], config: DataConfig, advance: Callable[[int], object] = lambda rows: None
+) -> list[Any]:
+    """Decode all images once: images x 3 x side^2 bytes in the object stores of the cluster, references here.
+
+    Args:
+        advance: told the number of images of each piece that is done.
+
+    Returns:
+        References to blocks in the order of domains and slots, for `kept`.
+    """
+    windows = [[span] for name in domains for span in spans(catalog, name)]
+    references = []
+    for bundle in _decoded(windows, config, _tasks()).iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            references.append(block.ref)
+            advance(block.metadata.num_rows or 0)
+    return references
+
+
+def kept(references: list[Any], sizes: Sequence[int]) -> list[Chunks]:
+    """What `keep` made, as one array for each domain. Nothing is copied: the processes of a node share the pixels."""
+    return Chunks([_pixels(block) for block in ray.get(references)]).split(sizes)
+
+
+def stream(windows: list[list[Span]], config: DataConfig, workers: int) -> Iterator[np.ndarray]:
+    """Decode windows one after the other, several ahead; pixels (N, 3, side, side) uint8 of each.
+
+    Args:
+        workers: how many do this at the same time and share the cluster.
+    """
+    blocks: list[np.ndarray] = []
+    waiting = iter(windows)
+    window = next(waiting, None)
+    data = _decoded(windows, config, max(1, _tasks() // workers))
+    for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        blocks.append(_pixels(block))
+        # Ray Data cuts a large block in two.
+        if window is not None and sum(map(len, blocks)) == sum(map(len, window)):
+            yield blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+            blocks, window = [], next(waiting, None)
+
+
+def _decoded(windows: list[list[Span]], config: DataConfig, tasks: int) -> ray.data.Dataset:
+    """One task a window, results in order. Workers of Ray load neither torch nor this module for it."""
+    side, resize = stored_side(config), config.resize
+
+    def work(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (index,) = batch["id"].tolist()
+        return {"pixels": decode(windows[index], side, resize)}
+
+    numbers = ray.data.range(len(windows), override_num_blocks=len(windows))
+    dataset = numbers.map_batches(work, batch_size=None, concurrency=tasks)
+    dataset.context.execution_options.preserve_order = True
+    return dataset
+
+
+def _pixels(block: Any) -> np.ndarray:
+    return ray.data.block.BlockAccessor.for_block(block).to_numpy("pixels")
+
+
+def _tasks() -> int:
+    """Decoding tasks at a time: a Ray of our own has more logical CPUs than this machine has cores."""
+    cpus = int(ray.cluster_resources()["CPU"])
+    return min(cpus, os.cpu_count() or 1) if len(ray.nodes()) == 1 else cpus

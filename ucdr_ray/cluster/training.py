@@ -1,0 +1,96 @@
+"""The job behind `ucdr train`: a run from its folder to its encoder."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cluster import stream
+from ucdr_ray.cluster.monitor import Monitor
+from ucdr_ray.cluster.session import start_ray
+from ucdr_ray.cluster.workers import Job, fit, work
+from ucdr_ray.config import RunConfig
+from ucdr_ray.engine import build_encoder
+from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.progress import progress
+from ucdr_ray.run import Run, begin, check_folder
+from ucdr_ray.tracking import Tracker, resolve_uri
+
+
+def chosen_domains(config: RunConfig, catalog: Catalog) -> list[str]:
+    """The domains to train on. UserError: one is missing from the catalog, or fewer than two are left."""
+    names = [catalog.domain(name).name for name in config.data.domains or [d.name for d in catalog.domains]]
+    if len(names) < 2:
+        raise UserError(f"training needs at least 2 domains; got {', '.join(names)} of {catalog.path}")
+    return names
+
+
+def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Train a run to its end.
+
+    Args:
+        out: the run's folder, on storage that all workers share.
+        resume: go on with an unfinished run; a finished one is left as it is.
+
+    Returns:
+        What the verb's `--json` holds: folders, names, and the last epoch's metrics.
+
+    Raises:
+        UserError: folder, config, catalog, backbone, checkpoint or cluster don't fit.
+        JobError: training failed.
+    """
+    names = chosen_domains(config, catalog)
+    build_encoder(config)  # a backbone that can't be loaded is said before anything is written or started
+    run = check_folder(Path(out), resume)
+    with run.held():
+        if begin(run, config, catalog, resume):
+            with run.going():
+                _train(config, catalog, names, run)
+    return {
+        "run": str(run.path),
+        "encoder": str(run.encoder),
+        "name": run.read()["name"],
+        "mlflow_run_id": run.read()["mlflow_run_id"],
+        "seconds": sum(row["seconds"] for row in run.metrics()),
+        "metrics": run.metrics()[-1],
+    }
+
+
+def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run) -> None:
+    sizes = [catalog.domain(name).images for name in names]
+    workers = config.train.workers
+    with _tracker(config, run) as tracker:
+        # Besides the workers' CPUs, two for the tasks that decode.
+        start_ray(num_cpus=max(4, os.cpu_count() or 1, workers + 2))
+        references = None
+        if stream.keeps(catalog, names, config.data):
+            with progress("decode", "images", sum(sizes)) as meter:
+                references = stream.keep(catalog, names, config.data, meter.advance)
+        domains = list(zip(names, sizes, strict=True))
+        job = Job(config, Run(run.path.resolve()), catalog.path.resolve(), domains, references)
+        with Monitor(run, config.method.stages.model_dump(), tracker):
+            if workers == 0:
+                work(job)
+            else:
+                fit(job)
+        if not run.encoder.is_dir():
+            raise JobError(f"no encoder in {run.encoder}: the workers don't share this folder")
+        for path in (run.path / "config.yaml", run.path / "metrics.jsonl", run.encoder):
+            tracker.log_artifact(path)
+
+
+@contextmanager
+def _tracker(config: RunConfig, run: Run) -> Iterator[Tracker]:
+    if not config.tracking.enabled:
+        yield Tracker.off()
+        return
+    values = run.read()
+    uri = resolve_uri(config.tracking.uri, run.path)
+    with Tracker.start(
+        uri, values["name"], run.path, experiment=config.tracking.experiment, run_id=values["mlflow_run_id"]
+    ) as tracker:
+        run.update(mlflow_run_id=tracker.run_id, mlflow_uri=uri)
+        tracker.log_params(config.model_dump(mode="json") | {"catalog": values["catalog_fingerprint"]})
+        yield tracker

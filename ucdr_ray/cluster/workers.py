@@ -1,0 +1,182 @@
+"""The workers of a training run: Ray Train processes around the pure engine."""
+
+import os
+import shutil
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cluster import stream
+from ucdr_ray.config import RunConfig
+from ucdr_ray.engine import Metrics, Trainer
+from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.feed import Feed, ResidentFeed
+from ucdr_ray.files import read_json, write_json
+from ucdr_ray.run import Run
+from ucdr_ray.streaming import StreamFeed
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know. `references` hold the decoded images; None: it streams them itself."""
+
+    config: RunConfig
+    run: Run
+    catalog: Path
+    domains: list[tuple[str, int]]
+    references: list[Any] | None
+
+
+def work(job: Job, rank: int = 0, workers: int = 1) -> None:
+    """One worker's part, from the newest checkpoint on; worker 0 keeps the run's folder.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another config.
+        JobError: the loss is not finite, or an image can't be decoded.
+    """
+    run, config = job.run, job.config
+    trainer = Trainer(config, job.domains, _feed(job, rank, workers))
+    trainer.resume(run.checkpoints)
+    if rank == 0:
+        run.cut_metrics(trainer.epoch)
+
+    def on_epoch(metrics: Metrics, _: Trainer) -> None:
+        if rank == 0:
+            run.add_metrics(metrics)
+
+    encoder = trainer.run(run.checkpoints, on_epoch)
+    if rank == 0:
+        encoder.save(run.encoder)
+
+
+def _feed(job: Job, rank: int, workers: int) -> Feed:
+    data, train = job.config.data, job.config.train
+    names, sizes = zip(*job.domains, strict=True)
+    if job.references is not None:
+        return ResidentFeed(stream.kept(job.references, sizes), train.batch, train.seed, rank, workers)
+    return StreamFeed(
+        Catalog.open(job.catalog, verify=False),
+        names,
+        lambda windows: stream.stream(windows, data, workers),
+        stream.stored_side(data),
+        train.batch,
+        train.seed,
+        rank,
+        workers,
+    )
+
+
+def fit(job: Job) -> None:
+    """Train with `train.workers` processes; a dead one is replaced, and all go on from the newest checkpoint.
+
+    Raises:
+        UserError: the cluster is too small, or as `work`.
+        JobError: more workers died than `train.max_failures` allows, or as `work`.
+    """
+    # How often the controller looks after its workers; its own 2 s would pace start, end and failures.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train = job.config.train
+    gpu = _use_gpus(job.config)
+    threads = train.threads or max(1, (os.cpu_count() or 1) // train.workers)
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    # A name seen before would make Ray take up that run's state; where to resume, our own checkpoints say.
+    storage, name = job.run.path.resolve() / ".ray", f"{job.run.path.name}-{uuid.uuid4().hex[:12]}"
+    failure = storage / name / "failure.json"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "threads": threads, "failure": failure},
+        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=gpu),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RayRunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+    try:
+        _interruptibly(trainer.fit)
+    except TrainingFailedError as error:
+        if not failure.exists():
+            raise JobError(f"training failed: {_reason(error)}; --resume goes on from the last checkpoint") from error
+    finally:
+        said = read_json(failure, "failure") if failure.exists() else None
+        shutil.rmtree(storage, ignore_errors=True)
+    if said is not None:
+        raise (UserError if said["kind"] == "UserError" else JobError)(said["message"])
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    import ray.train
+
+    failure: Path = settings["failure"]
+    if failure.exists():
+        return  # Ray tries again, but this kind of failure would only come again
+    torch.set_num_threads(settings["threads"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
+    context = ray.train.get_context()
+    try:
+        work(settings["job"], context.get_world_rank(), context.get_world_size())
+    except (UserError, JobError) as error:
+        kind = "UserError" if isinstance(error, UserError) else "JobError"
+        write_json(failure, {"kind": kind, "message": str(getattr(error, "cause", None) or error)})
+        raise
+
+
+def _use_gpus(config: RunConfig) -> bool:
+    """Whether the workers get a GPU each. UserError: the cluster can't hold that many workers."""
+    train, here = config.train, ray.cluster_resources()
+    cpus, gpus = int(here.get("CPU", 0)), int(here.get("GPU", 0))
+    if train.workers > cpus:
+        raise UserError(f"train.workers={train.workers}: the cluster has {cpus} CPUs; allowed: at most one worker for each")
+    if train.device == "cpu" or (train.device == "auto" and gpus == 0):
+        return False
+    if train.workers > gpus:
+        raise UserError(
+            f"train.workers={train.workers} with train.device={train.device}: the cluster has {gpus} GPUs; "
+            "allowed: at most one worker for each, or train.device=cpu"
+        )
+    return True
+
+
+def _interruptibly(action: Any) -> None:
+    """Run `action` aside: in the main thread, Ray Train would take Ctrl-C to itself and end in its own way."""
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        ray.shutdown()  # ends the workers, which otherwise would go on writing
+        raise
+    if ended:
+        raise ended[0]
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that went wrong, in a line."""
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(first).__name__

@@ -1,0 +1,121 @@
+"""`ucdr report`: a run as one page to look at."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.report import About
+    from ucdr_ray.run import Run
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of `ucdr train`.")],
+    catalog: Annotated[
+        Path | None,
+        typer.Option(metavar="CATALOG", help="The images and labels; without it, what the run trained on."),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EMBEDDINGS", help="What `ucdr embed --run RUN` wrote, to spare embedding anew."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page; RUN/report.html without it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the queries shown and of the maps.")] = 0,
+) -> None:
+    """Write one HTML page that shows what training changed; it needs no network and no other file.
+
+    Tables before and after training, maps of the embedding, curves, and what random queries find.
+
+    Example: ucdr report runs/pacs --out pacs.html
+    """
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.config import load_config
+    from ucdr_ray.embeddings import Embeddings
+    from ucdr_ray.evaluation.features import embed_domains, read_domain
+    from ucdr_ray.evaluation.report import build_report
+    from ucdr_ray.files import atomic_write
+    from ucdr_ray.images import decode
+    from ucdr_ray.models.backbone import build_backbone
+    from ucdr_ray.models.encoder import Encoder
+    from ucdr_ray.run import Run
+
+    opened = Run(run)
+    values = opened.read()
+    config = load_config(run / "config.yaml")
+    encoder = Encoder.load(opened.encoder)
+    images = Catalog.open(catalog or Path(values["catalog"]))
+    names = [images.domain(name).name for name in config.data.domains or [d.name for d in images.domains]]
+    if embeddings is not None:
+        made = Embeddings.open(embeddings)
+        _check_maker(made, encoder, embeddings, run)
+        after = {name: read_domain(made, images, name) for name in names}
+    else:
+        after = embed_domains(encoder, images, names)
+    backbone = build_backbone(config.model.backbone, config.train.seed)
+    zero = Encoder(backbone, config.data.size, config.data.resize)
+    before = embed_domains(zero, images, names)
+    page = build_report(
+        _about(opened, images, names, encoder.name),
+        opened.metrics(),
+        before,
+        after,
+        lambda domain, slots: [
+            decode(data) for data in images.take(domain, slots, ["image"])["image"].to_pylist()
+        ],
+        seed,
+    )
+    target = out or run / "report.html"
+    atomic_write(target, page.encode())
+    typer.echo(f"report: {target}")
+
+
+def _check_maker(embeddings: Any, encoder: Any, path: Path, run: Path) -> None:
+    from ucdr_ray.errors import UserError
+
+    if embeddings.model.fingerprint != encoder.fingerprint:
+        raise UserError(f"--embeddings {path}: made by another encoder than that of {run}")
+
+
+def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "About":
+    from ucdr_ray.evaluation.report import About
+
+    values, epochs = run.read(), run.metrics()
+    manifest = catalog.manifest
+    trained_on_it = values["catalog_fingerprint"] == catalog.fingerprint
+    facts = {"run": f"{run.path}, {values['status']}"}
+    if epochs:
+        seconds = sum(float(row["seconds"]) for row in epochs)
+        rate = sum(float(row["images_per_s"]) for row in epochs) / len(epochs)
+        facts["training"] = f"{len(epochs)} epochs in {seconds / 60:,.1f} minutes, {rate:,.0f} images/s"
+    facts |= {
+        "encoder": encoder,
+        "config fingerprint": values["config_fingerprint"][:12],
+        "catalog": f"{catalog.path} ({catalog.fingerprint[:12]}{'' if trained_on_it else ', not trained on it'}), "
+        f"{manifest.duplicates:,} duplicates, {manifest.rejects:,} rejects",
+        "MLflow run": str(values.get("mlflow_run_id") or "not tracked"),
+        "report made on": _machine(),
+        "with": ", ".join(f"{name} {version(name)}" for name in ("ucdr-ray", "torch", "transformers", "ray")),
+    }
+    counts = [catalog.domain(name) for name in names]
+    return About(
+        title=values["name"],
+        facts=facts,
+        domains=[(domain.name, domain.images, domain.labelled, domain.classes) for domain in counts],
+        config=(run.path / "config.yaml").read_text(encoding="utf-8"),
+    )
+
+
+def _machine() -> str:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}, Python {platform.python_version()}"

@@ -1,0 +1,142 @@
+"""`ucdr search`: images in, the most similar images of other domains out."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ucdr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ucdr_ray.index.merge import Hit
+    from ucdr_ray.index.search import Answer, Index
+
+_BATCH = 64  # queries at a time through the encoder
+
+
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The queries: image files.")],
+    domains: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Search only these domains; all of the index without it.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", metavar="K", help="How many images to find.")] = 10,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Write a picture: each query, and the top k of each domain.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the answers; - for standard output.")
+    ] = None,
+) -> None:
+    """Find the images most similar to each query, by cosine, exactly; all domains asked compete for the K places.
+
+    Ties are broken by domain, id and slot. The JSON also holds the top K of each domain.
+
+    Example: ucdr search index/pacs cat.jpg --domains sketch,photo -k 10 --sheet cat.png
+    """
+    if k < 1:
+        raise UserError(f"-k {k}: at least 1 is allowed")
+    from ucdr_ray.files import write_json
+    from ucdr_ray.index.search import Index
+
+    opened = Index.open(index)
+    names = [name.strip() for name in domains.split(",")] if domains else opened.manifest.domains
+    for name in names:
+        opened.domain(name)
+    contents = [_read(image) for image in images]
+    answers = opened.search(_encode(opened, images, contents), names, k)
+    result = _result(opened, names, k, images, answers)
+    if sheet is not None:
+        _write_sheet(sheet, opened, images, contents, answers)
+    if json_file == "-":
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    if json_file is not None:
+        write_json(Path(json_file), result)
+    _print(result)
+
+
+def _read(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the query {image}: {error.strerror}") from None
+
+
+def _encode(index: "Index", images: list[Path], contents: list[bytes]) -> "np.ndarray":
+    """Vectors float32 (Q, dim) of the queries, by the index's own encoder."""
+    import numpy as np
+    import torch
+
+    from ucdr_ray.images import Reject, to_array
+
+    encoder = index.encoder
+    pixels = []
+    for image, content in zip(images, contents, strict=True):
+        try:
+            pixels.append(torch.from_numpy(to_array(content, encoder.size, encoder.resize)))
+        except Reject as reject:
+            raise UserError(f"cannot use the query {image}: {reject.reason}") from None
+    parts = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
+    return np.concatenate([encoder.encode(torch.stack(part)).numpy() for part in parts])
+
+
+def _result(
+    index: "Index", domains: list[str], k: int, images: list[Path], answers: list["Answer"]
+) -> dict[str, Any]:
+    first = answers[0]
+    return {
+        "index": {"path": str(index.folder.parents[1]), "version": first.index_version, "dim": index.manifest.dim},
+        "model": first.model.model_dump(),
+        "metric": index.manifest.metric,
+        "domains": domains,
+        "k": k,
+        "shards": {"answered": first.shards_answered, "total": first.shards_total},
+        "notes": first.notes,
+        "queries": [
+            {
+                "image": str(image),
+                "hits": _ranked(answer.hits),
+                "by_domain": {name: _ranked(hits) for name, hits in answer.by_domain.items()},
+            }
+            for image, answer in zip(images, answers, strict=True)
+        ],
+    }
+
+
+def _ranked(hits: list["Hit"]) -> list[dict[str, Any]]:
+    return [
+        {"rank": rank, "score": hit.score, "domain": hit.domain, "id": hit.id, "slot": hit.slot, "source": hit.source}
+        for rank, hit in enumerate(hits, 1)
+    ]
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for query in result["queries"]:
+        table = Table(title=query["image"], title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("rank", "score", "domain", "id", "source"):
+            table.add_column(heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold")
+        for hit in query["hits"]:
+            table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"])
+        console.print(table)
+    shards = result["shards"]
+    lines = [
+        *result["notes"],
+        f"index version {result['index']['version']}, model {result['model']['name']} "
+        f"{result['model']['fingerprint'][:12]}, {shards['answered']} of {shards['total']} shards answered",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_sheet(
+    path: Path, index: "Index", images: list[Path], contents: list[bytes], answers: list["Answer"]
+) -> None: ...

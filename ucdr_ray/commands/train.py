@@ -1,0 +1,53 @@
+"""`ucdr train`: from a catalog to an encoder, without labels."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    catalog: Annotated[Path, typer.Option(metavar="CATALOG", help="The images; labels are not read.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder, on storage that all workers share.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The recipe (`ucdr config show`); defaults without it.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Change one field of the recipe; may be given several times."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run; a finished one is left as it is.")
+    ] = False,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the outcome; - for standard output.")
+    ] = None,
+) -> None:
+    """Train an encoder by staged alignment: single images, then neighbours in a domain, then across domains.
+
+    Says after each epoch its stage, losses, images a second, the share of images with mutual neighbours in other
+    domains, and the time left. RUN gets metrics.jsonl, checkpoints and, at the end, the encoder. Workers that die are
+    replaced. After Ctrl-C, or whatever else stops it, the same command with --resume goes on from the newest
+    checkpoint.
+
+    Example: ucdr train --catalog catalogs/pacs --config jobs/configs/pacs_alignment.yaml --out runs/pacs
+
+    Example: ucdr train --catalog catalogs/pacs --out runs/k20 --set method.k_cross=20 --set train.workers=2
+    """
+    from ucdr_ray.config import load_config
+
+    settings = load_config(config, override)
+
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.cluster.training import train as job
+    from ucdr_ray.files import write_json
+
+    result = job(settings, Catalog.open(catalog), out, resume)
+    if json_file == "-":
+        typer.echo(json.dumps(result, indent=2))
+        return
+    if json_file is not None:
+        write_json(Path(json_file), result)
+    minutes = result["seconds"] / 60
+    typer.echo(f"trained {result['metrics']['epoch']} epochs in {minutes:.1f} minutes; encoder: {result['encoder']}")

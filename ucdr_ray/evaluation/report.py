@@ -1,0 +1,177 @@
+"""One self-contained HTML page from which a person sees whether the alignment worked."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from ucdr_ray.evaluation import report_plots as plots
+from ucdr_ray.evaluation import report_tables as tables
+from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs
+from ucdr_ray.evaluation.report_examples import Example, Pictures, choose, sheets
+
+CUTOFFS = (1, 10, 50, 200)
+_METRICS = (
+    "map@all",
+    *(f"precision@{k}" for k in CUTOFFS),
+    *(f"capped_precision@{k}" for k in CUTOFFS if k > 1),  # at 1 they are the same
+)
+_MOST_SHEETS = 60
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page says of the run, as text.
+
+    Attributes:
+        title: the run's name.
+        facts: name -> value, in the order shown.
+        domains: name, images, labelled images and classes of each domain.
+        config: the whole configuration, YAML.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    domains: Sequence[tuple[str, int, int, int]]
+    config: str
+
+
+def build_report(
+    about: About,
+    epochs: Sequence[Mapping[str, Any]],
+    before: Mapping[str, DomainVectors],
+    after: Mapping[str, DomainVectors],
+    pictures: Pictures,
+    seed: int = 0,
+) -> str:
+    """The page.
+
+    Args:
+        epochs: rows of ``metrics.jsonl``; may be empty.
+        before: the backbone without training; after: the trained encoder; the same domains and rows.
+        pictures: gives the images of some slots of a domain.
+        seed: of the queries shown and of the maps.
+
+    Raises:
+        UserError: as `evaluate_pairs`.
+    """
+    results = {
+        "zero": evaluate_pairs(before, CUTOFFS),
+        "zero, centred": evaluate_pairs(before, CUTOFFS, centred=True),
+        "trained": evaluate_pairs(after, CUTOFFS),
+        "trained, centred": evaluate_pairs(after, CUTOFFS, centred=True),
+    }
+    zero, centred, trained, _ = results.values()
+    pairs = len(zero["pairs"])
+    examples = choose(before, after, max(1, min(3, _MOST_SHEETS // pairs)), seed)
+    labels = {name: domain.labels for name, domain in before.items()}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ucdr_ray.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(
+        about=about,
+        verdict=tables.verdict(zero, centred, trained),
+        models=list(results),
+        summary=tables.summary(results, _METRICS),
+        pair_tables={m: tables.by_pair(results, m) for m in ("map@all", "precision@1")},
+        queries=_query_notes(zero),
+        maps=_maps(before, after, seed),
+        curves=_curves(epochs),
+        sheets=_by_pair(examples, sheets(examples, labels, pictures), zero, trained),
+        seed=seed,
+    )
+
+
+def _maps(
+    before: Mapping[str, DomainVectors], after: Mapping[str, DomainVectors], seed: int
+) -> dict[str, Any]:
+    sample = plots.draw_sample(before, after, seed)
+    figures, mixed = [], []
+    for when, vectors in (("before", sample.before), ("after", sample.after)):
+        points = plots.project(vectors, seed)
+        mixed.append(plots.mixing(vectors, sample.domains))
+        for what, groups, names in (
+            ("domain", sample.domains, list(before)),
+            ("class", sample.labels, sample.named),
+        ):
+            title = f"{when} training, by {what}"
+            figures.append(
+                {"title": title, "image": _uri(plots.scatter(points, groups, names, title), "png")}
+            )
+    return {"figures": figures, "points": len(sample.domains), "mixing": mixed}
+
+
+def _curves(epochs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    if not epochs:
+        return []
+    across = [{k: v for k, v in row.items() if not _inside(k)} for row in epochs]
+    inside = [{k: v for k, v in row.items() if k in ("epoch", "stage") or _inside(k)} for row in epochs]
+    drawn = [
+        plots.curves(epochs, "loss", "Loss and its terms", share=False),
+        plots.curves(across, "share/", "Images with a mutual neighbour in another domain", share=True),
+        plots.curves(inside, "share/", "Images with a mutual neighbour in their own domain", share=True),
+    ]
+    titles = ("loss", "mutual neighbours across domains", "mutual neighbours inside domains")
+    return [
+        {"title": title, "image": _uri(png, "png")}
+        for title, png in zip(titles, drawn, strict=True)
+        if png is not None
+    ]
+
+
+def _inside(name: str) -> bool:
+    query, arrow, gallery = name.removeprefix("share/").partition("->")
+    return bool(arrow) and query == gallery
+
+
+def _by_pair(
+    examples: Sequence[Example],
+    images: Sequence[tuple[Image.Image, Image.Image]],
+    zero: Mapping[str, Any],
+    trained: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    shown: dict[str, dict[str, Any]] = {}
+    for example, (first, second) in zip(examples, images, strict=True):
+        pair = f"{example.query_domain}->{example.gallery_domain}"
+        values = [result["pairs"][pair]["map@all"] for result in (zero, trained)]
+        entry = shown.setdefault(
+            pair,
+            {
+                "title": pair.replace("->", " → "),
+                "before": tables.percent(values[0]),
+                "after": tables.percent(values[1]),
+                "gain": tables.difference(*values),
+                "points": (values[1] or 0) - (values[0] or 0),
+                "sheets": [],
+            },
+        )
+        alt = f"{example.label}: {example.before.hits} right before training, {example.after.hits} after"
+        entry["sheets"].append({"alt": alt, "before": _webp(first), "after": _webp(second)})
+    gains = [entry["points"] for entry in shown.values()]
+    for entry in shown.values():  # the best and the worst pair stand open
+        entry["open"] = entry["points"] in (min(gains), max(gains))
+    return list(shown.values())
+
+
+def _query_notes(result: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{pair.replace('->', ' → ')}: {counts['without_relevant']:,} of {counts['used']:,} queries have nothing to "
+        f"find (not in map); {counts['unlabelled']:,} images without a label are no queries."
+        for pair, counts in result["queries"].items()
+        if counts["without_relevant"] or counts["unlabelled"]
+    ]
+
+
+def _webp(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80, method=4)
+    return _uri(buffer.getvalue(), "webp")
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

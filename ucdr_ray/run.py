@@ -1,0 +1,179 @@
+"""The folder of a training run: what it is, how far it came, what it measured.
+
+```
+RUN/
+  run.json        name, status (running, interrupted, failed, finished), fingerprints, run in MLflow
+  config.yaml     the whole config            metrics.jsonl   one row per finished epoch
+  checkpoints/    complete ones only          encoder/        the finished model
+```
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.checkpoint import checkpoints, load_checkpoint
+from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_config
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import atomic_write, read_json, write_json
+
+_OURS = {".lock", "config.yaml"}  # all that a start can leave that came to nothing
+
+
+@dataclass(frozen=True)
+class Run:
+    """One such folder."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / "encoder"
+
+    def read(self) -> dict[str, Any]:
+        """`run.json`; UserError where there is none or it isn't one."""
+        values = read_json(self.path / "run.json", "run")
+        if not isinstance(values, dict) or values.get("format") != "ucdr-run" or values.get("version") != 1:
+            raise UserError(f"{self.path / 'run.json'} is not a run of version 1")
+        return values
+
+    def update(self, **values: Any) -> None:
+        """Change fields of `run.json`."""
+        write_json(self.path / "run.json", self.read() | values)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per finished epoch, oldest first."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Append an epoch's row."""
+        self._write_metrics([*self.metrics(), row])
+
+    def cut_metrics(self, epoch: int) -> None:
+        """Forget the rows after `epoch`, which a resumed run makes anew."""
+        rows = self.metrics()
+        if any(row["epoch"] > epoch for row in rows):
+            self._write_metrics([row for row in rows if row["epoch"] <= epoch])
+
+    def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        # Whole, because a reader may look at any moment, and a power cut must not leave half a line.
+        atomic_write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings away. UserError: another process trains here."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"--out {self.path}: another process is training there") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Say in `run.json` how the training inside ends."""
+        try:
+            yield
+        except BaseException as error:
+            self.update(status="failed" if isinstance(error, Exception) else "interrupted")
+            raise
+        self.update(status="finished")
+
+
+def check_folder(path: Path, resume: bool) -> Run:
+    """The run at `path`, which may yet have to be begun.
+
+    Raises:
+        UserError: there is something else, or nothing to resume.
+    """
+    run = Run(Path(path))
+    if (path / "run.json").exists():
+        return run
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
+        raise UserError(f"--out {path} exists and is not a run; choose another --out")
+    if resume and not path.exists():
+        raise UserError(f"--resume: there is no run at {path}; leave --resume out to start one")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}") from None
+    return run
+
+
+def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
+    """Start the run, or with `resume` take it up where its newest checkpoint is; call it while the run is held.
+
+    Returns:
+        False if there is nothing to do, because the run is finished.
+
+    Raises:
+        UserError: the run is of another config or catalog, is finished or unfinished without `resume`, or its newest
+            checkpoint is damaged.
+    """
+    if not (run.path / "run.json").exists():
+        fingerprint = config_fingerprint(config)
+        atomic_write(run.path / "config.yaml", dump_config(config).encode())
+        write_json(run.path / "run.json", {
+            "format": "ucdr-run",
+            "version": 1,
+            "name": f"{config.method.name}-{fingerprint[:8]}-{run.path.name}",
+            "config_fingerprint": fingerprint,
+            "catalog_fingerprint": catalog.fingerprint,
+            "catalog": str(catalog.path.resolve()),
+            "mlflow_run_id": None,
+            "status": "running",
+        })  # fmt: skip
+        return True
+    path, values = run.path, run.read()
+    if values["config_fingerprint"] != config_fingerprint(config):
+        raise UserError(f"--out {path} holds a run of another config ({_difference(run, config)}); choose another --out")
+    if values["catalog_fingerprint"] != catalog.fingerprint:
+        raise UserError(f"--out {path} holds a run on another catalog, {values['catalog']}; choose another --out")
+    if values["status"] == "finished" and not resume:
+        raise UserError(f"the run at {path} is finished: {run.encoder}; choose another --out to train anew")
+    if values["status"] == "finished":
+        return False
+    if not resume:
+        raise UserError(f"the run at {path} is unfinished; add --resume to go on with it, or choose another --out")
+    for leftover in run.checkpoints.glob(".*"):  # of a process that died while writing
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = checkpoints(run.checkpoints)
+    run.cut_metrics(load_checkpoint(found[-1])[1]["epoch"] if found else 0)
+    atomic_write(run.path / "config.yaml", dump_config(config).encode())  # workers and tracking may have changed
+    run.update(status="running")
+    return True
+
+
+def _difference(run: Run, config: RunConfig) -> str:
+    """The first field in which the run's config differs, such as `train.lr: 0.001 there, 0.002 here`."""
+    there, here = (_flat(c.model_dump(mode="json")) for c in (load_config(run.path / "config.yaml"), config))
+    ignored = ("tracking.", "train.workers", "train.threads", "train.checkpoint", "train.keep", "train.max_failures")
+    for name in here:
+        if there[name] != here[name] and not name.startswith(ignored):
+            return f"{name}: {there[name]} there, {here[name]} here"
+    return "see its config.yaml"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
