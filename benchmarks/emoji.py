@@ -17,7 +17,9 @@ CONFIG = Path(__file__).parents[1] / "jobs" / "configs" / "emoji_alignment.yaml"
 def main(
     data: Annotated[Path, typer.Option(help="emoji.zip, or the folder of vendors inside it.")],
     weights: Annotated[str, typer.Option(help="Backbone in transformers format.")],
-    work: Annotated[Path, typer.Option(help="Where catalogs and runs go; what is there is reused.")] = Path("runs/emoji"),
+    work: Annotated[Path, typer.Option(help="Where catalogs and runs go; what is there is reused.")] = Path(
+        "runs/emoji"
+    ),
     config: Annotated[Path, typer.Option(help="Recipe.")] = CONFIG,
     seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "0,1,2",
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=c of the recipe.")] = None,
@@ -27,7 +29,11 @@ def main(
     overrides = [f"model.backbone={weights}", *(override or [])]
     if quick:
         work, seeds = work / "quick", "0"
-        overrides += ["data.domains=[noto, openmoji, twemoji]", "method.stages.instance=1", "method.stages.cross_domain=1"]
+        overrides += [
+            "data.domains=[noto, openmoji, twemoji]",
+            "method.stages.instance=1",
+            "method.stages.cross_domain=1",
+        ]
     work.mkdir(parents=True, exist_ok=True)
     catalog = work / "catalog"
     if not (catalog / "manifest.json").exists():

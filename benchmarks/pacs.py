@@ -18,18 +18,26 @@ CONFIG = Path(__file__).parents[1] / "jobs" / "configs" / "pacs_alignment.yaml"
 def main(
     data: Annotated[Path, typer.Option(help="pacs.zip, or the folder of domains inside it.")],
     weights: Annotated[str, typer.Option(help="Backbone in transformers format.")],
-    work: Annotated[Path, typer.Option(help="Where catalogs and runs go; what is there is reused.")] = Path("runs/pacs"),
+    work: Annotated[Path, typer.Option(help="Where catalogs and runs go; what is there is reused.")] = Path(
+        "runs/pacs"
+    ),
     config: Annotated[Path, typer.Option(help="Recipe.")] = CONFIG,
     seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "0,1,2",
     override: Annotated[list[str] | None, typer.Option("--set", help="a.b=c of the recipe.")] = None,
-    quick: Annotated[bool, typer.Option(help="One epoch per stage at 64 px, one seed: a smoke figure.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="One epoch per stage at 64 px, one seed: a smoke figure.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Flat keys -> numbers.")] = None,
 ) -> None:
     overrides = [f"model.backbone={weights}", *(override or [])]
     if quick:
         work, seeds = work / "quick", "0"
         stages = ("instance", "in_domain", "cross_domain")
-        overrides += ["data.size=64", "data.stored_size=64", *(f"method.stages.{stage}=1" for stage in stages)]
+        overrides += [
+            "data.size=64",
+            "data.stored_size=64",
+            *(f"method.stages.{stage}=1" for stage in stages),
+        ]
     work.mkdir(parents=True, exist_ok=True)
     catalog = work / "catalog"
     if not (catalog / "manifest.json").exists():

@@ -1,4 +1,4 @@
-"""Train on a catalog with `ucdr train` over several seeds, and account for each stage: what `pacs.py` and `emoji.py` share.
+"""Train over several seeds and account for each stage: what `pacs.py` and `emoji.py` share.
 
 Labels serve to judge the finished checkpoints only; training never sees them, and the last epoch is what counts.
 """
@@ -56,7 +56,9 @@ def purity(memory: LocalMemory, labels: list[list[str | None]]) -> dict[str, flo
         if a == b or len(graph.indices) == 0:
             continue
         rows = torch.repeat_interleave(torch.arange(len(labels[a])), graph.indptr.diff())
-        equal = [labels[a][i] == labels[b][j] for i, j in zip(rows.tolist(), graph.indices.tolist(), strict=True)]
+        equal = [
+            labels[a][i] == labels[b][j] for i, j in zip(rows.tolist(), graph.indices.tolist(), strict=True)
+        ]
         pure.append(sum(equal) / len(equal))
         shares.append(graph.share())
     return {"purity": statistics.fmean(pure), "share": statistics.fmean(shares)} if pure else {}
@@ -69,13 +71,21 @@ def judge_checkpoint(
     tensors, values = load_checkpoint(folder)
     labels = [catalog.read(name, ["label"])["label"].to_pylist() for name in names]
     encoder = build_encoder(config)
-    memory = LocalMemory([(name, len(rows)) for name, rows in zip(names, labels, strict=True)], encoder.head_dim)
-    memory.load_state_dict({key.removeprefix("memory."): value for key, value in tensors.items() if key.startswith("memory.")})
+    memory = LocalMemory(
+        [(name, len(rows)) for name, rows in zip(names, labels, strict=True)], encoder.head_dim
+    )
+    memory.load_state_dict(
+        {key.removeprefix("memory."): value for key, value in tensors.items() if key.startswith("memory.")}
+    )
     method = config.method
     memory.rebuild(None, method.k_cross, method.mutual, method.centre)
     result = {"epoch": float(values["epoch"])} | purity(memory, labels)
     if full:
-        state = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
+        state = {
+            key.removeprefix("encoder."): value
+            for key, value in tensors.items()
+            if key.startswith("encoder.")
+        }
         encoder.load_state_dict(state)
         result |= judge(encoder.eval(), catalog, names)["mean"]
     return result
@@ -86,7 +96,9 @@ def judge(encoder: Encoder, catalog: Catalog, names: list[str], centred: bool = 
     return evaluate_pairs(embed_domains(encoder, catalog, names), centred=centred)
 
 
-def measure(catalog_path: Path, config_path: Path, overrides: list[str], seeds: list[int], work: Path) -> dict[str, Any]:
+def measure(
+    catalog_path: Path, config_path: Path, overrides: list[str], seeds: list[int], work: Path
+) -> dict[str, Any]:
     """Zero-training, centring, and the run of each seed with its stages, on one catalog."""
     catalog = Catalog.open(catalog_path)
     config = load_config(config_path, overrides)
@@ -110,12 +122,16 @@ def measure(catalog_path: Path, config_path: Path, overrides: list[str], seeds: 
         settings = [part for override in extra for part in ("--set", override)]
         if not (run / "encoder").is_dir():
             resume = ["--resume"] if run.is_dir() else []
-            call("train", "--catalog", catalog_path, "--config", config_path, *settings, "--out", run, *resume)
+            call(
+                "train", "--catalog", catalog_path, "--config", config_path, *settings, "--out", run, *resume
+            )
         seeded = load_config(config_path, extra)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        track = [judge_checkpoint(folder, seeded, catalog, names, epoch in ends)
-                 for folder in checkpoints(run / "checkpoints")
-                 if (epoch := read_json(folder / "state.json", "checkpoint")["epoch"])]
+        track = [
+            judge_checkpoint(folder, seeded, catalog, names, epoch in ends)
+            for folder in checkpoints(run / "checkpoints")
+            if (epoch := read_json(folder / "state.json", "checkpoint")["epoch"])
+        ]
         final = judge(Encoder.load(run / "encoder"), catalog, names)
         result["runs"].append({
             "seed": seed,
@@ -146,11 +162,18 @@ def show(title: str, result: dict[str, Any], json_file: Path | None) -> None:
     row("zero-training, centred", [result["centred"]["mean"]])
     for stage in runs[0]["stages"]:
         row(f"after stage {stage}", [run["stages"][stage] for run in runs])
-    row(f"alignment, {len(runs)} seeds", [run["alignment"]["mean"] for run in runs],
-        f"{statistics.fmean(run['minutes'] for run in runs):.1f}")
+    row(
+        f"alignment, {len(runs)} seeds",
+        [run["alignment"]["mean"] for run in runs],
+        f"{statistics.fmean(run['minutes'] for run in runs):.1f}",
+    )
     console.print(table)
-    growth = Table("epoch", "purity", "share of rows with a neighbour", title="cross-domain neighbours, seed "
-                   f"{runs[0]['seed']} (mean over pairs)")
+    growth = Table(
+        "epoch",
+        "purity",
+        "share of rows with a neighbour",
+        title=f"cross-domain neighbours, seed {runs[0]['seed']} (mean over pairs)",
+    )
     for entry in runs[0]["purity"]:
         if "purity" in entry:
             growth.add_row(f"{entry['epoch']:.0f}", f"{entry['purity']:.3f}", f"{entry['share']:.3f}")
@@ -162,11 +185,17 @@ def show(title: str, result: dict[str, Any], json_file: Path | None) -> None:
 def flat(result: dict[str, Any]) -> dict[str, float]:
     """Flat keys -> fractions, as programs read them."""
     final = [run["alignment"]["mean"]["map@all"] for run in result["runs"]]
-    keys = {f"{name}.{metric}": result[name]["mean"][metric] for name in ("zero", "centred") for metric in SHOWN}
+    keys = {
+        f"{name}.{metric}": result[name]["mean"][metric] for name in ("zero", "centred") for metric in SHOWN
+    }
     for metric in SHOWN:
-        keys[f"alignment.{metric}"] = statistics.fmean(run["alignment"]["mean"][metric] for run in result["runs"])
+        keys[f"alignment.{metric}"] = statistics.fmean(
+            run["alignment"]["mean"][metric] for run in result["runs"]
+        )
     keys["alignment.map@all.sd"] = statistics.stdev(final) if len(final) > 1 else 0.0
     for stage in result["runs"][0]["stages"]:
-        keys[f"stage.{stage}.map@all"] = statistics.fmean(run["stages"][stage]["map@all"] for run in result["runs"])
+        keys[f"stage.{stage}.map@all"] = statistics.fmean(
+            run["stages"][stage]["map@all"] for run in result["runs"]
+        )
     keys["minutes"] = statistics.fmean(run["minutes"] for run in result["runs"])
     return keys

@@ -82,7 +82,9 @@ def _edges(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
     grey = torch.einsum("bchw,c->bhw", view[chosen], _GREY.to(view.device)).unsqueeze(1)
     sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], device=view.device) / 4
     slope = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T]).unsqueeze(1))
-    line = 1 - (slope.pow(2).sum(1, keepdim=True).sqrt() * gain.to(view.device)[:, None, None, None]).clamp(max=1)
+    line = 1 - (slope.pow(2).sum(1, keepdim=True).sqrt() * gain.to(view.device)[:, None, None, None]).clamp(
+        max=1
+    )
     return view.index_copy(0, chosen.to(view.device), line.expand(-1, 3, -1, -1))
 
 

@@ -12,16 +12,27 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import read_json, sha256_file, staged_folder, write_json
 
 
-def save_checkpoint(root: Path, step: int, tensors: Mapping[str, Tensor], values: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    root: Path, step: int, tensors: Mapping[str, Tensor], values: dict[str, Any], keep: int
+) -> Path:
     """Write `root/<step>/` atomically, then delete all but the `keep` newest."""
     folder = Path(root) / f"{step:09d}"
     with staged_folder(folder) as staging:
         # Parameters may share storage, which safetensors refuses: clone.
-        save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
-                  staging / "state.safetensors")
-        write_json(staging / "state.json",
-                   values | {"format": "ucdr-checkpoint", "version": 1, "step": step,
-                             "sha256": sha256_file(staging / "state.safetensors")})
+        save_file(
+            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
+            staging / "state.safetensors",
+        )
+        write_json(
+            staging / "state.json",
+            values
+            | {
+                "format": "ucdr-checkpoint",
+                "version": 1,
+                "step": step,
+                "sha256": sha256_file(staging / "state.safetensors"),
+            },
+        )
     for old in checkpoints(root)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -31,7 +42,9 @@ def checkpoints(root: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     if not Path(root).is_dir():
         return []
-    return sorted(path for path in Path(root).iterdir() if path.name.isdigit() and (path / "state.json").is_file())
+    return sorted(
+        path for path in Path(root).iterdir() if path.name.isdigit() and (path / "state.json").is_file()
+    )
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,10 +54,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: missing, damaged or foreign.
     """
     values = read_json(folder / "state.json", "checkpoint")
-    if not isinstance(values, dict) or values.get("format") != "ucdr-checkpoint" or values.get("version") != 1:
+    if (
+        not isinstance(values, dict)
+        or values.get("format") != "ucdr-checkpoint"
+        or values.get("version") != 1
+    ):
         raise UserError(f"{folder} is not a checkpoint of version 1")
     file = folder / "state.safetensors"
     if not file.is_file() or sha256_file(file) != values.get("sha256"):
-        raise UserError(f"checkpoint {folder} is damaged: state.safetensors is missing or its checksum differs; "
-                        "delete this folder to resume from an earlier one")
+        raise UserError(
+            f"checkpoint {folder} is damaged: state.safetensors is missing or its checksum differs; "
+            "delete this folder to resume from an earlier one"
+        )
     return load_file(file), values

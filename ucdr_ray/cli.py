@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -25,26 +25,25 @@ from ucdr_ray.commands import (
 )
 from ucdr_ray.errors import JobError, UserError
 
-_ORDER = (
-    "demo",
-    "draw",
-    "ingest",
-    "catalog",
-    "config",
-    "train",
-    "embed",
-    "index",
-    "search",
-    "evaluate",
-    "report",
-)
+# In the order in which one uses them; typer alone would list the groups last.
+_VERBS: dict[str, Any] = {
+    "demo": demo.demo,
+    "draw": draw.draw,
+    "ingest": ingest.ingest,
+    "catalog": catalog.app,
+    "config": config.app,
+    "train": train.train,
+    "embed": embed.embed,
+    "index": index.app,
+    "search": search.search,
+    "evaluate": evaluate.evaluate,
+    "report": report.report,
+}
 
 
 class _InOrder(TyperGroup):
-    """Lists the verbs in the order in which one uses them."""
-
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return sorted(self.commands, key=_ORDER.index)
+        return list(_VERBS)
 
 
 app = typer.Typer(
@@ -55,17 +54,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo.demo)
-app.command()(draw.draw)
-app.command()(ingest.ingest)
-app.add_typer(catalog.app, name="catalog")
-app.add_typer(config.app, name="config")
-app.command()(train.train)
-app.command()(embed.embed)
-app.add_typer(index.app, name="index")
-app.command()(search.search)
-app.command()(evaluate.evaluate)
-app.command()(report.report)
+for _name, _verb in _VERBS.items():
+    if isinstance(_verb, typer.Typer):
+        app.add_typer(_verb, name=_name)
+    else:
+        app.command(_name)(_verb)
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 YAML in (`load_config`), JSON schema out (`RunConfig.model_json_schema()`); `--set a.b=c` overrides one field.
 """
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,23 +25,33 @@ Neighbours = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class DataConfig(Section):
-    domains: list[str] | None = Field(None, description="Domains to train on; all of the catalog's when empty.")
+    domains: list[str] | None = Field(
+        None, description="Domains to train on; all of the catalog's when empty."
+    )
     size: int = Field(96, ge=16, le=1024, description="Side in pixels of the images that enter the encoder.")
     stored_size: int | None = Field(
-        None, ge=16, le=2048, description="Side at which decoded images are kept for cropping; `size` when empty."
+        None,
+        ge=16,
+        le=2048,
+        description="Side at which decoded images are kept for cropping; `size` when empty.",
     )
     resize: Literal["squash", "crop"] = Field(
         "squash", description="How an image becomes square: squashed, or short side then centre crop."
     )
     residency: Literal["auto", "keep", "stream"] = Field(
-        "auto", description="Keep decoded images in the object store, stream them every epoch, or decide by size."
+        "auto",
+        description="Keep decoded images in the object store, stream them every epoch, or decide by size.",
     )
-    keep_limit_gb: float = Field(4.0, gt=0, description="With `auto`: keep decoded images up to this many gigabytes.")
+    keep_limit_gb: float = Field(
+        4.0, gt=0, description="With `auto`: keep decoded images up to this many gigabytes."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
         if self.stored_size is not None and self.stored_size < self.size:
-            raise ValueError(f"stored_size={self.stored_size} is smaller than size={self.size}; allowed: >= size")
+            raise ValueError(
+                f"stored_size={self.stored_size} is smaller than size={self.size}; allowed: >= size"
+            )
         if self.domains is not None and len(set(self.domains)) != len(self.domains):
             raise ValueError(f"domains={self.domains} names a domain twice; allowed: each once")
         return self
@@ -58,22 +69,29 @@ class ModelConfig(Section):
         description="Batch normalisation of the backbone: kept at its stored statistics, or trained with the batch's.",
     )
     embedding: Literal["head", "backbone"] = Field(
-        "head", description="What retrieval uses: the head's output (the papers') or the backbone's pooled feature."
+        "head",
+        description="What retrieval uses: the head's output (the papers') or the backbone's pooled feature.",
     )
 
 
 class AugmentConfig(Section):
     """MoCo v2's values by default; invert, edge and rotate are ours, for style."""
 
-    crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of the image's area that a crop keeps.")
+    crop_min: float = Field(
+        0.2, gt=0, le=1, description="Smallest share of the image's area that a crop keeps."
+    )
     rotate: float = Field(0.0, ge=0, le=180, description="Largest rotation in degrees.")
     jitter: Fraction = Field(0.4, description="Strength of brightness, contrast and saturation jitter.")
     hue: float = Field(0.1, ge=0, le=0.5, description="Strength of hue jitter, in turns.")
     jitter_p: Fraction = Field(0.8, description="Probability of colour jitter.")
     grey_p: Fraction = Field(0.2, description="Probability of turning grey.")
     invert_p: Fraction = Field(0.0, description="Probability of the colour negative.")
-    edge_p: Fraction = Field(0.0, description="Probability of replacing the image by its edges, dark on light.")
-    blur_p: Fraction = Field(0.5, description="Probability of Gaussian blur (sigma 0.1 to 2 at 224 px, in proportion).")
+    edge_p: Fraction = Field(
+        0.0, description="Probability of replacing the image by its edges, dark on light."
+    )
+    blur_p: Fraction = Field(
+        0.5, description="Probability of Gaussian blur (sigma 0.1 to 2 at 224 px, in proportion)."
+    )
     flip_p: Fraction = Field(0.5, description="Probability of a horizontal flip.")
 
 
@@ -100,11 +118,16 @@ class AlignmentConfig(Section):
     weight_aug: float = Field(1.0, ge=0, description="Weight of L_aug.")
     weight_in: float = Field(1.0, ge=0, description="Weight of L_in.")
     weight_cross: float = Field(1.0, ge=0, description="Weight of L_cross.")
-    max_negatives: int = Field(65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample.")
-    refresh: bool = Field(
-        False, description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass)."
+    max_negatives: int = Field(
+        65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample."
     )
-    centre: bool = Field(False, description="Subtract each domain's mean key before searching cross-domain neighbours.")
+    refresh: bool = Field(
+        False,
+        description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass).",
+    )
+    centre: bool = Field(
+        False, description="Subtract each domain's mean key before searching cross-domain neighbours."
+    )
 
 
 class TrainConfig(Section):
@@ -112,21 +135,33 @@ class TrainConfig(Section):
     batch: int = Field(64, ge=1, description="Images per domain in one step, over all workers together.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW.")
     lr: float = Field(2e-4, gt=0, description="Peak learning rate.")
-    head_lr_factor: float = Field(1.0, gt=0, description="The head learns this many times faster than the backbone.")
+    head_lr_factor: float = Field(
+        1.0, gt=0, description="The head learns this many times faster than the backbone."
+    )
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up before the cosine to zero.")
     workers: int = Field(1, ge=0, description="Ray Train workers; 0 trains in the calling process.")
-    threads: int | None = Field(None, ge=1, description="Torch threads per worker; empty: the node's cores shared out.")
+    threads: int | None = Field(
+        None, ge=1, description="Torch threads per worker; empty: the node's cores shared out."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast type of the encoder on a GPU.")
-    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints; stage ends always write one.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Autocast type of the encoder on a GPU."
+    )
+    checkpoint_every: int = Field(
+        5, ge=1, description="Epochs between checkpoints; stage ends always write one."
+    )
     keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints stay on disk.")
-    max_failures: int = Field(3, ge=0, description="Restarts from the last checkpoint after a worker's death.")
+    max_failures: int = Field(
+        3, ge=0, description="Restarts from the last checkpoint after a worker's death."
+    )
 
 
 class TrackingConfig(Section):
     enabled: bool = Field(True, description="Log to MLflow.")
-    uri: str | None = Field(None, description="MLflow tracking URI; empty: `mlflow.db` (SQLite) beside the run.")
+    uri: str | None = Field(
+        None, description="MLflow tracking URI; empty: `mlflow.db` (SQLite) beside the run."
+    )
     experiment: str = Field("ucdr-ray", description="MLflow experiment.")
 
 
@@ -198,10 +233,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {error}".replace("\n", " ")) from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     node[last] = value
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -112,5 +113,5 @@ class Chunks:
                 for array, start in zip(self._arrays, self._starts[:-1], strict=True)
                 if start < high and start + len(array) > low
             ])
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
+            for low, high in pairwise(edges.tolist())
         ]  # fmt: skip

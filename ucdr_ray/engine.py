@@ -31,7 +31,9 @@ def build_encoder(config: RunConfig) -> Encoder:
     backbone = build_backbone(model.backbone, config.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return Encoder(backbone, config.data.size, config.data.resize, (model.head_hidden, model.dim), model.embedding)
+        return Encoder(
+            backbone, config.data.size, config.data.resize, (model.head_hidden, model.dim), model.embedding
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -52,16 +54,22 @@ class Trainer:
     def __init__(self, config: RunConfig, domains: Sequence[tuple[str, int]], feed: Feed) -> None:
         self.config, self.feed, self.world = config, feed, World()
         self.device = pick_device(config.train.device)
-        encoder = build_encoder(config).to(self.device, memory_format=torch.channels_last)
+        encoder = build_encoder(config).to(self.device)
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
         self.method = Alignment(encoder, config.method, len(domains))
         self.memory = LocalMemory(
-            domains, encoder.head_dim, config.method.max_negatives, self.world.exchange, config.train.seed, self.device
+            domains,
+            encoder.head_dim,
+            config.method.max_negatives,
+            self.world.exchange,
+            config.train.seed,
+            self.device,
         )
         self.optimizer = self._optimizer(encoder)
         self.epoch, self.step = 0, 0
         if self.world.size > 1:
             train_norm = config.model.batch_norm == "train"
-            self.method.online = DistributedDataParallel(encoder, broadcast_buffers=train_norm)
+            self.method.online = DistributedDataParallel(encoder, forward_sync_buffers=train_norm)
 
     def _optimizer(self, encoder: Encoder) -> torch.optim.Optimizer:
         train = self.config.train
@@ -129,7 +137,9 @@ class Trainer:
         batch = self._batch(images)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["factor"]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"
+        ):
             losses = self.method.step(batch, stage, self.memory)
         self.optimizer.zero_grad(set_to_none=True)
         # DDP averages over workers, the losses are meant to be added up.
@@ -189,8 +199,11 @@ class Trainer:
             tensors |= {f"target.{name}": value for name, value in self.method.target.state_dict().items()}
             tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
             for index, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()
-                            if value is not None}
+                tensors |= {
+                    f"optimizer.{index}.{name}": torch.as_tensor(value)
+                    for name, value in state.items()
+                    if value is not None
+                }
             tensors["rng"] = torch.get_rng_state()
             values = {"epoch": self.epoch, "config": config_fingerprint(self.config)}
             save_checkpoint(root, self.step, tensors, values, self.config.train.keep_checkpoints)
@@ -207,10 +220,14 @@ class Trainer:
             return False
         tensors, values = load_checkpoint(found[-1])
         if values["config"] != config_fingerprint(self.config):
-            raise UserError(f"checkpoint {found[-1]} was made with another config; use the same one or another --out")
+            raise UserError(
+                f"checkpoint {found[-1]} was made with another config; use the same one or another --out"
+            )
 
         def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
 
         self.method.encoder.load_state_dict(part("encoder."))
         self.method.target.load_state_dict(part("target."))

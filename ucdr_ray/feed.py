@@ -65,7 +65,9 @@ class ResidentFeed:
         batch: images per domain and step, over all workers.
     """
 
-    def __init__(self, arrays: Sequence[Rows], batch: int, seed: int, rank: int = 0, workers: int = 1) -> None:
+    def __init__(
+        self, arrays: Sequence[Rows], batch: int, seed: int, rank: int = 0, workers: int = 1
+    ) -> None:
         self.arrays = list(arrays)
         self.batch = batch
         self.seed = seed
@@ -88,7 +90,9 @@ class ResidentFeed:
     def epoch(self, epoch: int) -> Iterator[Images]:
         steps, mine = self.steps(), share(self.batch, self.rank, self.workers)
         whole = [
-            shuffled(len(array), epoch * steps * self.batch, (epoch + 1) * steps * self.batch, [self.seed, domain])
+            shuffled(
+                len(array), epoch * steps * self.batch, (epoch + 1) * steps * self.batch, [self.seed, domain]
+            )
             for domain, array in enumerate(self.arrays)
         ]
         for step in range(steps):

@@ -24,6 +24,14 @@ from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_con
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write, read_json, write_json
 
+_FREE = (
+    "tracking.",
+    "train.workers",
+    "train.threads",
+    "train.checkpoint_",
+    "train.keep_",
+    "train.max_failures",
+)
 _OURS = {".lock", "config.yaml"}  # all that a start can leave that came to nothing
 
 
@@ -144,20 +152,23 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
         return True
     path, values = run.path, run.read()
     if values["config_fingerprint"] != config_fingerprint(config):
-        raise UserError(f"--out {path} holds a run of another config ({_difference(run, config)}); choose another --out")
+        where = _difference(run, config)
+        raise UserError(f"--out {path} holds a run of another config ({where}); choose another --out")
     if values["catalog_fingerprint"] != catalog.fingerprint:
-        raise UserError(f"--out {path} holds a run on another catalog, {values['catalog']}; choose another --out")
+        there = values["catalog"]
+        raise UserError(f"--out {path} holds a run on another catalog, {there}; choose another --out")
     if values["status"] == "finished" and not resume:
-        raise UserError(f"the run at {path} is finished: {run.encoder}; choose another --out to train anew")
+        raise UserError(f"{path} holds a finished run; choose another --out to train anew")
     if values["status"] == "finished":
         return False
     if not resume:
-        raise UserError(f"the run at {path} is unfinished; add --resume to go on with it, or choose another --out")
+        raise UserError(f"{path} holds an unfinished run; add --resume to go on, or choose another --out")
     for leftover in run.checkpoints.glob(".*"):  # of a process that died while writing
         shutil.rmtree(leftover, ignore_errors=True)
     found = checkpoints(run.checkpoints)
     run.cut_metrics(load_checkpoint(found[-1])[1]["epoch"] if found else 0)
-    atomic_write(run.path / "config.yaml", dump_config(config).encode())  # workers and tracking may have changed
+    # Workers and tracking may have changed.
+    atomic_write(run.path / "config.yaml", dump_config(config).encode())
     run.update(status="running")
     return True
 
@@ -165,9 +176,8 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
 def _difference(run: Run, config: RunConfig) -> str:
     """The first field in which the run's config differs, such as `train.lr: 0.001 there, 0.002 here`."""
     there, here = (_flat(c.model_dump(mode="json")) for c in (load_config(run.path / "config.yaml"), config))
-    ignored = ("tracking.", "train.workers", "train.threads", "train.checkpoint", "train.keep", "train.max_failures")
     for name in here:
-        if there[name] != here[name] and not name.startswith(ignored):
+        if there[name] != here[name] and not name.startswith(_FREE):
             return f"{name}: {there[name]} there, {here[name]} here"
     return "see its config.yaml"
 

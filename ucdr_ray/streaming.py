@@ -1,5 +1,6 @@
 """Training batches of a data set that doesn't fit in memory: decoded anew every epoch, in an order known beforehand."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -59,7 +60,8 @@ class StreamFeed:
         mine = share(self.batch, self._rank, self._workers)
         rows, domains = mine.stop - mine.start, range(len(self._sizes))
         windows = {d: self._windows(d, epoch, mine) for d in domains if d not in self._kept}
-        decoded = self._stream([window for _, _, window in sorted(_by_need(windows, rows), key=lambda need: need[:2])])
+        needs = sorted(_by_need(windows, rows), key=lambda need: need[:2])
+        decoded = self._stream([window for _, _, window in needs])
         pools = {d: _Pool(windows[d], decoded, [self._seed, d, epoch, self._rank]) for d in windows}
         for step in range(self.steps()):
             picks: list[tuple[np.ndarray, np.ndarray]] = []
@@ -67,12 +69,11 @@ class StreamFeed:
                 if d in pools:
                     picks.append(pools[d].take(rows))
                 else:
-                    first = step * self.batch
-                    slots = shuffled(
-                        self._sizes[d], first + mine.start, first + mine.stop, [self._seed, d, epoch]
-                    )
+                    start = step * self.batch + mine.start
+                    slots = shuffled(self._sizes[d], start, start + rows, [self._seed, d, epoch])
                     picks.append((slots, self._kept[d][slots]))
-            yield _images(picks, list(domains), np.concatenate([np.arange(self.batch)[mine] + d * self.batch for d in domains]))
+            positions = np.concatenate([np.arange(mine.start, mine.stop) + d * self.batch for d in domains])
+            yield _images(picks, list(domains), positions)
 
     def _windows(self, domain: int, epoch: int, mine: slice) -> list[Window]:
         """This worker's images of an epoch: round after round through its share of the domain."""
@@ -94,7 +95,8 @@ class StreamFeed:
         decoded = self._stream([window for domain in windows for window in domain])
         for domain, (size, pieces) in enumerate(zip(self._sizes, windows, strict=True)):
             # The bank's exchange is collective: a worker that has run out goes on with empty hands.
-            for index in range(-(-(-(-size // self._workers)) // rows)):
+            most = math.ceil(size / self._workers)
+            for index in range(math.ceil(most / rows)):
                 slots, pixels = np.empty(0, np.int64), np.empty((0, 3, self._side, self._side), np.uint8)
                 if index < len(pieces):
                     slots, pixels = _slots(pieces[index]), next(decoded)

@@ -33,7 +33,9 @@ class Training:
         settings = [word for override in overrides(SETTINGS) for word in ("--set", override)]
         call = ["train", "--catalog", str(catalog), "--out", str(run), *settings, *options]
         code = "from ucdr_ray.cli import main; main()"
-        self.process = subprocess.Popen([sys.executable, "-c", code, *call], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *call], stderr=subprocess.PIPE, text=True
+        )
 
     def until(self, epoch: int) -> None:
         """Wait for the end of an epoch."""
@@ -59,7 +61,11 @@ def name(pid: int) -> str:
 
 def descendants(pid: int) -> list[int]:
     """Processes that a process has started, and what these have started."""
-    children = [int(word) for file in Path(f"/proc/{pid}/task").glob("*/children") for word in file.read_text().split()]
+    children = [
+        int(word)
+        for file in Path(f"/proc/{pid}/task").glob("*/children")
+        for word in file.read_text().split()
+    ]
     return children + [deeper for child in children for deeper in descendants(child)]
 
 
@@ -82,7 +88,7 @@ def test_killed_worker_interrupt_and_killed_driver(tmp_path):
     assert status(run) == "interrupted" and not (run / "encoder").exists()
 
     refused = Training(catalog.path, run)
-    assert "add --resume to go on with it, or choose another --out" in refused.end()
+    assert "add --resume to go on, or choose another --out" in refused.end()
     assert refused.process.returncode == 2
 
     second = Training(catalog.path, run, "--resume")
@@ -95,7 +101,9 @@ def test_killed_worker_interrupt_and_killed_driver(tmp_path):
     said = third.end()
     assert third.process.returncode == 0, said
     assert status(run) == "finished"
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [*range(1, 61)]
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
+        *range(1, 61)
+    ]
 
     undisturbed = train_alone(catalog, tmp_path / "alone", SETTINGS)
     assert all(torch.equal(value, undisturbed[name]) for name, value in tensors(run).items())

@@ -4,7 +4,7 @@ import torch
 from ucdr_ray.augment import augment
 from ucdr_ray.config import AugmentConfig
 
-NOTHING = dict(crop_min=1, jitter_p=0, grey_p=0, blur_p=0, flip_p=0)
+NOTHING = {"crop_min": 1, "jitter_p": 0, "grey_p": 0, "blur_p": 0, "flip_p": 0}
 
 
 def off(**values):
@@ -13,7 +13,9 @@ def off(**values):
 
 @pytest.fixture
 def images():
-    return torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def view(images, config, size=40, seed=1, take=None):
@@ -29,7 +31,9 @@ def test_everything_off_only_squeezes_the_crops_aspect(images):
 def test_same_seed_same_views_on_any_share_of_the_batch(images):
     config = AugmentConfig.model_validate({"rotate": 20, "invert_p": 0.3, "edge_p": 0.3})
     whole = view(images, config)
-    parts = [view(images, config, take=torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5, 6, 7, 8, 9, 10, 11])]
+    parts = [
+        view(images, config, take=torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5, 6, 7, 8, 9, 10, 11])
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
     assert not torch.equal(whole, view(images, config, seed=2))
     assert whole.min() >= 0 and whole.max() <= 1 and whole.shape == (12, 3, 40, 40)
@@ -49,7 +53,9 @@ def test_negative_is_one_minus_the_image(images):
 
 
 def test_flip_mirrors(images):
-    torch.testing.assert_close(view(images, off(flip_p=1)).mean((2, 3)), view(images, off()).mean((2, 3)), atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        view(images, off(flip_p=1)).mean((2, 3)), view(images, off()).mean((2, 3)), atol=2e-2, rtol=0
+    )
     ramp = torch.linspace(0, 255, 40).to(torch.uint8).expand(12, 3, 40, 40).contiguous()
     slope = view(ramp, off(flip_p=1))[..., 30] - view(ramp, off(flip_p=1))[..., 5]
     assert (slope < 0).all()

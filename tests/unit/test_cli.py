@@ -12,19 +12,17 @@ from ucdr_ray import cli
 from ucdr_ray.errors import JobError, UserError
 
 VERBS = [
-    *(
-        "draw",
-        "ingest",
-        "catalog",
-        "config",
-        "train",
-        "evaluate",
-        "embed",
-        "index",
-        "search",
-        "report",
-        "demo",
-    ),
+    "demo",
+    "draw",
+    "ingest",
+    "catalog",
+    "config",
+    "train",
+    "embed",
+    "index",
+    "search",
+    "evaluate",
+    "report",
 ]
 HEAVY = {"torch", "ray", "mlflow", "faiss", "transformers", "pandas", "PIL", "matplotlib", "sklearn", "scipy"}
 

@@ -15,7 +15,9 @@ def encoder():
 
 
 def images(rows=5, size=32):
-    return torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet-mini", "resnet18", "mobilenet_v1_025", "mobilenet_v2", "vit-tiny"])
@@ -76,7 +78,9 @@ def test_bad_backbones_are_one_clear_line(source, message):
 
 
 def test_a_folder_with_broken_weights_is_one_clear_line(tmp_path):
-    ResNetModel(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], embedding_size=8)).save_pretrained(tmp_path)
+    ResNetModel(
+        ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], embedding_size=8)
+    ).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(UserError, match="can't be loaded") as caught:
         build_backbone(str(tmp_path))

@@ -1,106 +1,146 @@
+"""The training loop: stages, schedule, memory, and above all that stopping and resuming changes nothing."""
+
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from ucdr_ray.checkpoint import checkpoints
-from ucdr_ray.config import load_config
-from ucdr_ray.engine import Trainer
+from tests.tiny import make_catalog
+from tests.training import tiny_config, train_alone, trainer
+from ucdr_ray.engine import Trainer, build_encoder, pick_device
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import ResidentFeed
 
-SMALL = [
-    "data.size=32", "model.backbone=random:resnet-mini", "model.head_hidden=16", "model.dim=8", "train.batch=6",
-    "train.optimizer=adamw", "train.lr=1e-3", "method.k_in=3", "method.k_cross=3", "method.momentum=0.9",
-    "method.stages.instance=1", "method.stages.in_domain=2", "method.stages.cross_domain=2",
-    "train.checkpoint_every=1", "train.keep_checkpoints=9", "train.device=cpu",
-]  # fmt: skip
-SIZES = (14, 9)
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return make_catalog(tmp_path_factory.mktemp("engine") / "catalog", {"one": 1, "photo": 21, "sketch": 17})
 
 
-def trainer(*overrides, sizes=SIZES):
-    config = load_config(None, [*SMALL, *overrides])
-    random = np.random.default_rng(0)
-    arrays = [random.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8) for n in sizes]
-    feed = ResidentFeed(arrays, config.train.batch, config.train.seed)
-    return Trainer(config, [(f"d{i}", n) for i, n in enumerate(sizes)], feed)
+class Stopped(Exception):
+    pass
 
 
-def everything(t):
-    state = {f"encoder.{k}": v for k, v in t.method.encoder.state_dict().items()}
-    state |= {f"target.{k}": v for k, v in t.method.target.state_dict().items()}
-    state |= {f"memory.{k}": v for k, v in t.memory.state_dict().items()}
-    for index, values in t.optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
-    return state
+def stop_after(epoch):
+    def on_epoch(metrics, _):
+        if metrics["epoch"] == epoch:
+            raise Stopped
+
+    return on_epoch
 
 
-def assert_equal(a, b):
-    left, right = everything(a), everything(b)
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different
+def state(trained: Trainer) -> dict[str, torch.Tensor]:
+    """Everything that decides what comes next."""
+    found = {f"encoder.{name}": value for name, value in trained.method.encoder.state_dict().items()}
+    found |= {f"target.{name}": value for name, value in trained.method.target.state_dict().items()}
+    found |= {f"memory.{name}": value for name, value in trained.memory.state_dict().items()}
+    for index, values in trained.optimizer.state_dict()["state"].items():
+        found |= {
+            f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in values.items() if v is not None
+        }
+    return found | {"rng": torch.get_rng_state(), "count": torch.tensor([trained.epoch, trained.step])}
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.batch_norm=train", "method.refresh=true", "train.optimizer=sgd"]])
-@pytest.mark.parametrize("stop", [1, 2, 4])
-def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, overrides, stop):
-    whole = trainer(*overrides)
-    whole.run(None, lambda metrics, t: None)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(tmp_path, catalog, optimizer, stop):
+    config = tiny_config([
+        f"train.optimizer={optimizer}", "train.lr=0.003", "train.checkpoint_every=2", "model.batch_norm=train",
+        "method.refresh=true", "method.centre=true", "method.max_negatives=12", "train.warmup_epochs=1.5",
+    ])  # fmt: skip
+    torch.manual_seed(1)
+    whole = trainer(catalog, config)
+    whole.run(None, lambda *_: None)
+    expected = state(whole)
 
-    def interrupt(metrics, t):
-        if metrics["epoch"] == stop + 1:
-            raise KeyboardInterrupt
+    torch.manual_seed(1)
+    with pytest.raises(Stopped):
+        trainer(catalog, config).run(tmp_path, stop_after(stop))
+    torch.manual_seed(2)
+    again = trainer(catalog, config)
+    assert again.resume(tmp_path) == (stop > 2)  # a checkpoint comes after epoch 2, and after stages: 2, 3, 5
+    if stop > 2:
+        assert again.epoch == {3: 2, 4: 3}[stop]
+    else:
+        torch.manual_seed(1)
+    again.run(tmp_path, lambda *_: None)
+    found = state(again)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
-    first = trainer(*overrides)
-    with pytest.raises(KeyboardInterrupt):
-        first.run(tmp_path, interrupt)
-    second = trainer(*overrides)
-    assert second.resume(tmp_path) and second.epoch == stop
-    second.run(tmp_path, lambda metrics, t: None)
-    assert_equal(whole, second)
 
-
-def test_stages_log_their_terms_and_sparsity():
+def test_stages_losses_and_schedule(tmp_path, catalog):
     rows = []
-    trainer().run(None, lambda metrics, t: rows.append(metrics))
-    assert [row["stage"] for row in rows] == ["instance"] + ["in_domain"] * 2 + ["cross_domain"] * 2
-    assert "loss_in" not in rows[0] and "loss_cross" not in rows[1] and "loss_cross" in rows[4]
-    assert rows[2]["share/d0->d0"] > 0 and "share/d0->d1" not in rows[2] and rows[4]["share/d0->d1"] > 0
-    assert rows[-1]["lr"] < rows[0]["lr"]
-    assert all(row["images_per_s"] > 0 for row in rows)
+    train_alone(catalog, tmp_path, ["train.warmup_epochs=1"], lambda metrics, _: rows.append(metrics))
+    assert [row["stage"] for row in rows] == ["instance"] * 2 + ["in_domain"] + ["cross_domain"] * 2
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert ["loss_in" in row for row in rows] == [False, False, True, True, True]
+    assert ["loss_cross" in row for row in rows] == [False, False, False, True, True]
+    for row in rows:
+        terms = sum(value for name, value in row.items() if name.startswith("loss_"))
+        assert math.isclose(row["loss"], terms, rel_tol=1e-5) and row["images_per_s"] > 0
+    assert rows[-1].keys() >= {
+        "share/photo->sketch",
+        "share/sketch->photo",
+        "degree/one->photo",
+        "share/photo->photo",
+    }
+    assert rows[0]["lr"] < rows[1]["lr"] > rows[2]["lr"] > rows[4]["lr"] > 0
+    assert rows[-1]["loss_aug"] < rows[0]["loss_aug"]
 
 
-def test_training_lowers_the_instance_loss():
-    rows = []
-    t = trainer("method.stages.instance=25", "method.stages.in_domain=0", "method.stages.cross_domain=0",
-                "train.lr=3e-3")  # fmt: skip
-    t.run(None, lambda metrics, _: rows.append(metrics["loss"]))
-    assert rows[-1] < 0.8 * rows[0]
+def test_the_bank_is_full_after_the_first_sweep_and_holds_plain_keys(catalog):
+    one = trainer(catalog, tiny_config())
+    one.fill_memory()
+    assert all(bank.filled.all() for bank in one.memory.banks)
+    images = next(one.feed.sweep())
+    # At the start the target equals the encoder.
+    keys = one.method.encoder.eval()(images.pixels.float() / 255)
+    for key, domain, slot in zip(keys, images.domain, images.slot):
+        assert torch.allclose(one.memory.banks[domain].keys[slot], key, atol=1e-6)
 
 
-def test_another_config_is_refused(tmp_path):
-    trainer().run(tmp_path, lambda metrics, t: None)
+def test_k_and_batch_beyond_every_domain(tmp_path, catalog):
+    huge = train_alone(catalog, tmp_path, ["method.k_in=900", "method.k_cross=900", "train.batch=64"])
+    assert all(torch.isfinite(value).all() for value in huge.values())
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path, catalog):
+    train_alone(catalog, tmp_path)
+    other = trainer(catalog, tiny_config(["train.lr=0.02"]))
     with pytest.raises(UserError, match="made with another config"):
-        trainer("method.k_in=4").resume(tmp_path)
-    assert trainer("train.threads=2", "tracking.enabled=false").resume(tmp_path), "what changes no weight may change"
+        other.resume(tmp_path / "checkpoints")
+    placed = trainer(
+        catalog, tiny_config(["train.workers=3", "train.max_failures=0", "tracking.enabled=false"])
+    )
+    assert placed.resume(tmp_path / "checkpoints") and placed.epoch == 5
 
 
-def test_no_checkpoint_no_resume(tmp_path):
-    assert trainer().resume(tmp_path) is False
+def test_a_loss_that_is_not_finite_stops_the_run(catalog):
+    config = tiny_config(["train.lr=1e30"])
+    with pytest.raises(JobError, match=r"the loss became (nan|inf) in epoch \d: lower train.lr"):
+        trainer(catalog, config).run(None, lambda *_: None)
 
 
-def test_domains_of_one_image_and_k_larger_than_a_domain():
+def test_the_same_seed_gives_the_same_weights():
+    one, same, other = (build_encoder(tiny_config([f"train.seed={seed}"])).state_dict() for seed in (5, 5, 6))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_stored_images_larger_than_the_crops(catalog):
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, (9, 3, 48, 48), dtype=np.uint8) for _ in range(2)]
+    config = tiny_config(["data.stored_size=48"])
+    one = Trainer(config, [("a", 9), ("b", 9)], ResidentFeed(arrays, 8, 0))
     rows = []
-    trainer("method.k_in=500", "method.k_cross=500", sizes=(1, 3)).run(None, lambda metrics, t: rows.append(metrics))
-    assert rows[-1]["share/d0->d0"] == 0 and rows[-1]["degree/d0->d1"] == 3
+    one.run(None, lambda metrics, _: rows.append(metrics))
+    assert len(rows) == 5
 
 
-def test_a_loss_that_explodes_stops_the_job(tmp_path):
-    with pytest.raises(JobError, match=r"lower train\.lr"):
-        trainer("train.lr=1e30", "train.optimizer=sgd").run(tmp_path, lambda metrics, t: None)
-    assert checkpoints(tmp_path) == [], "nothing of it is trusted later"
-
-
-def test_stage_ends_are_always_kept(tmp_path):
-    trainer("train.checkpoint_every=100").run(tmp_path, lambda metrics, t: None)
-    assert len(checkpoints(tmp_path)) == 3
+def test_cuda_is_asked_for_and_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="train.device=cuda"):
+        pick_device("cuda")
+    assert pick_device("auto") == torch.device("cpu")

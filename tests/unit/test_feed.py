@@ -1,73 +1,94 @@
+"""Which images a step sees: everything, in an order that seed and step alone decide, on any number of workers."""
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ucdr_ray.decoded import Chunks
-from ucdr_ray.feed import ResidentFeed, share
+from ucdr_ray.feed import ResidentFeed, share, shuffled
 
 
-def arrays(*sizes):
-    """Images whose every pixel tells domain and slot."""
-    return [np.full((n, 3, 2, 2), 1, np.uint8) * np.arange(n, dtype=np.uint8)[:, None, None, None] + 100 * d
-            for d, n in enumerate(sizes)]  # fmt: skip
+def numbered(*sizes: int) -> list[np.ndarray]:
+    """Per domain images (N, 3, 2, 2), all pixels of which are the image's slot."""
+    return [np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 3, 2, 2)) for n in sizes]
 
 
-def seen(feed, epoch=0):
-    return [(images.domain.tolist(), images.slot.tolist(), images.position.tolist()) for images in feed.epoch(epoch)]
+@given(rows=st.integers(0, 50), workers=st.integers(1, 9))
+def test_shares_are_whole_and_even(rows, workers):
+    shares = [share(rows, rank, workers) for rank in range(workers)]
+    assert [row for part in shares for row in range(rows)[part]] == list(range(rows))
+    lengths = [part.stop - part.start for part in shares]
+    assert max(lengths) - min(lengths) <= 1
 
 
-def test_pixels_belong_to_their_domain_and_slot():
-    feed = ResidentFeed(arrays(10, 7), batch=4, seed=0)
+@settings(deadline=None)
+@given(rows=st.integers(1, 20), start=st.integers(0, 60), length=st.integers(1, 60))
+def test_the_endless_sequence_is_made_of_permutations(rows, start, length):
+    whole = shuffled(rows, 0, start + length + rows, [7])
+    assert shuffled(rows, start, start + length, [7]).tolist() == whole[start : start + length].tolist()
+    for first in range(0, len(whole) - rows + 1, rows):
+        assert sorted(whole[first : first + rows]) == list(range(rows))
+
+
+def test_an_epoch_shows_all_of_the_largest_domain_and_every_domain_equally():
+    feed = ResidentFeed(numbered(23, 9, 1), batch=4, seed=3)
+    assert (feed.steps(), feed.rows) == (6, 12)
+    seen = [[], [], []]
     for images in feed.epoch(0):
-        assert (images.pixels[:, 0, 0, 0] == 100 * images.domain + images.slot).all()
+        assert images.domain.bincount().tolist() == [4, 4, 4]
+        assert images.position.tolist() == list(range(12))
+        assert torch.equal(images.pixels[:, 0, 0, 0].long(), images.slot)
+        for domain, slot in zip(images.domain.tolist(), images.slot.tolist()):
+            seen[domain].append(slot)
+    assert sorted(set(seen[0])) == list(range(23))
+    assert sorted(seen[1][:9]) == sorted(seen[1][9:18]) == list(range(9))
+    assert seen[2] == [0] * 24
 
 
-def test_an_epoch_sees_the_largest_domain_once_and_takes_as_many_of_each():
-    feed = ResidentFeed(arrays(12, 5), batch=4, seed=3)
-    slots = {0: [], 1: []}
-    for images in feed.epoch(0):
-        for domain in (0, 1):
-            slots[domain] += images.slot[images.domain == domain].tolist()
-    assert sorted(slots[0]) == list(range(12))
-    assert len(slots[1]) == 12 and sorted(slots[1][:5]) == list(range(5)) and sorted(slots[1][5:10]) == list(range(5))
+def test_epochs_differ_and_come_again():
+    def slots(epoch: int, seed: int = 3) -> list[int]:
+        feed = ResidentFeed(numbered(30, 30), 5, seed)
+        return [slot for images in feed.epoch(epoch) for slot in images.slot.tolist()]
+
+    assert slots(4) == slots(4)
+    assert slots(4) != slots(5) and slots(4) != slots(4, seed=1)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_share_the_same_global_batches(workers):
-    whole = seen(ResidentFeed(arrays(11, 6), 5, seed=1), epoch=2)
-    parts = [seen(ResidentFeed(arrays(11, 6), 5, 1, rank, workers), epoch=2) for rank in range(workers)]
-    for step, (domain, slot, position) in enumerate(whole):
-        rows = {p: (d, s) for d, s, p in zip(domain, slot, position, strict=True)}
-        joined = {p: (d, s) for part in parts for d, s, p in zip(*part[step], strict=True)}
-        assert joined == rows
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_workers_share_out_what_one_worker_would_see(workers):
+    arrays = numbered(23, 9, 1)
+    alone = ResidentFeed(arrays, 5, 3)
+    feeds = [ResidentFeed(arrays, 5, 3, rank, workers) for rank in range(workers)]
+    for whole, *parts in zip(alone.epoch(2), *(feed.epoch(2) for feed in feeds), strict=True):
+        order = torch.cat([part.position for part in parts]).argsort()
+        for name in ("position", "domain", "slot", "pixels"):
+            assert torch.equal(
+                torch.cat([getattr(part, name) for part in parts])[order], getattr(whole, name)
+            )
+    for whole, *parts in zip(alone.sweep(), *(feed.sweep() for feed in feeds), strict=True):
+        pairs = [tuple(pair) for part in parts for pair in zip(part.domain.tolist(), part.slot.tolist())]
+        assert sorted(pairs) == sorted(zip(whole.domain.tolist(), whole.slot.tolist()))
 
 
-def test_epochs_and_seeds_differ_and_repeat():
-    feed = ResidentFeed(arrays(20, 20), 8, seed=0)
-    assert seen(feed, 0) == seen(ResidentFeed(arrays(20, 20), 8, seed=0), 0)
-    assert seen(feed, 0) != seen(feed, 1)
-    assert seen(feed, 0) != seen(ResidentFeed(arrays(20, 20), 8, seed=1), 0)
+def test_a_sweep_shows_everything_once():
+    feed = ResidentFeed(numbered(23, 9, 1), batch=2, seed=0)
+    seen = [pair for images in feed.sweep() for pair in zip(images.domain.tolist(), images.slot.tolist())]
+    assert seen.sort() or seen == [(0, s) for s in range(23)] + [(1, s) for s in range(9)] + [(2, 0)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sweep_visits_every_image_once_in_as_many_batches_on_every_worker(workers):
-    feeds = [ResidentFeed(arrays(21, 1), 2, 0, rank, workers) for rank in range(workers)]
-    sweeps = [list(feed.sweep()) for feed in feeds]
-    assert len({len(sweep) for sweep in sweeps}) == 1
-    visits = [(int(d), int(s)) for sweep in sweeps for i in sweep for d, s in zip(i.domain, i.slot, strict=True)]
-    assert sorted(visits) == [(0, s) for s in range(21)] + [(1, 0)]
-
-
-def test_a_domain_of_one_image_fills_its_share():
-    images = next(iter(ResidentFeed(arrays(9, 1), 4, 0).epoch(0)))
-    assert images.slot[images.domain == 1].tolist() == [0, 0, 0, 0]
-
-
-def test_shares_cover_the_batch():
-    assert [share(7, rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 7)]
-
-
-def test_chunks_read_like_one_array():
-    whole = np.random.default_rng(0).integers(0, 255, (10, 3, 2, 2), dtype=np.uint8)
-    chunks = Chunks([whole[:4], whole[4:5], whole[5:]])
-    rows = np.array([9, 0, 4, 4, 3, 5])
-    assert len(chunks) == 10 and np.array_equal(chunks[rows], whole[rows])
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), data=st.data())
+def test_chunks_read_like_one_array_and_split_without_a_copy(lengths, data):
+    arrays = [np.random.default_rng(n).integers(0, 255, (length, 2)) for n, length in enumerate(lengths)]
+    whole = np.concatenate(arrays)
+    rows = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=20)), dtype=np.int64)
+    assert np.array_equal(Chunks(arrays)[rows], whole[rows]) and len(Chunks(arrays)) == len(whole)
+    middle = data.draw(st.integers(0, len(whole)))
+    left, right = Chunks(arrays).split([middle, len(whole) - middle])
+    assert (len(left), len(right)) == (middle, len(whole) - middle)
+    if middle:
+        assert np.array_equal(left[np.arange(middle)], whole[:middle])
+        assert any(np.shares_memory(left._arrays[0], array) for array in arrays)
+    if len(right):
+        assert np.array_equal(right[np.arange(len(right))], whole[middle:])

@@ -14,7 +14,9 @@ def naive(similarity, positive, temperature, ignore):
     for row in range(similarity.shape[0]):
         columns = [c for c in range(similarity.shape[1]) if not ignore[row, c]]
         below = math.fsum(math.exp(float(similarity[row, c]) / temperature) for c in columns)
-        terms = [math.log(below) - float(similarity[row, c]) / temperature for c in columns if positive[row, c]]
+        terms = [
+            math.log(below) - float(similarity[row, c]) / temperature for c in columns if positive[row, c]
+        ]
         losses.append(sum(terms) / len(terms) if terms else 0.0)
     return torch.tensor(losses, dtype=torch.float64)
 
@@ -27,7 +29,9 @@ def test_equals_naive_loop(rows, keys, seed, temperature):
     positive, ignore = torch.rand(rows, keys) < 0.4, torch.rand(rows, keys) < 0.3
     ignore[:, 0] = False
     result = info_nce(similarity, positive, temperature, ignore)
-    torch.testing.assert_close(result, naive(similarity, positive, temperature, ignore), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        result, naive(similarity, positive, temperature, ignore), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_gradient():

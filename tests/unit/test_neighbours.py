@@ -20,13 +20,17 @@ def unit_rows(rows, dim, seed, levels=None):
 def naive_top_k(score, k, own=False):
     lists = []
     for i, row in enumerate(score):
-        order = sorted((j for j in range(len(row)) if not (own and i == j)), key=lambda j: (-float(row[j]), j))
+        order = sorted(
+            (j for j in range(len(row)) if not (own and i == j)), key=lambda j: (-float(row[j]), j)
+        )
         lists.append(order[:k])
     return lists
 
 
 def as_sets(graph):
-    return [set(graph.indices[a:b].tolist()) for a, b in zip(graph.indptr[:-1], graph.indptr[1:], strict=True)]
+    return [
+        set(graph.indices[a:b].tolist()) for a, b in zip(graph.indptr[:-1], graph.indptr[1:], strict=True)
+    ]
 
 
 @settings(max_examples=60, deadline=None)

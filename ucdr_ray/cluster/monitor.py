@@ -44,7 +44,9 @@ class Monitor:
         self._console.print(text)
 
     def _line(self, row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-        terms = " ".join(f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss"))
+        terms = " ".join(
+            f"{name.removeprefix('loss_')} {row[name]:.3f}" for name in row if name.startswith("loss")
+        )
         pairs = [row[name] for name in row if name.startswith("share/") and _across(name)]
         shares = f", {sum(pairs) / len(pairs):.0%} with neighbours across" if pairs else ""
         recent = [other["seconds"] for other in rows[-_RECENT:]]

@@ -1,5 +1,6 @@
 """Images into training on Ray Data: decoded once and kept in the object store, or streamed anew every epoch."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,7 +26,10 @@ def keeps(catalog: Catalog, domains: Sequence[str], config: DataConfig) -> bool:
 
 
 def keep(
-    catalog: Catalog, domains: Sequence[str], config: DataConfig, advance: Callable[[int], object] = lambda rows: None
+    catalog: Catalog,
+    domains: Sequence[str],
+    config: DataConfig,
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Any]:
     """Decode all images once: images x 3 x side^2 bytes in the object stores of the cluster, references here.
 
@@ -78,6 +82,8 @@ def _decoded(windows: list[list[Span]], config: DataConfig, tasks: int) -> ray.d
     numbers = ray.data.range(len(windows), override_num_blocks=len(windows))
     dataset = numbers.map_batches(work, batch_size=None, concurrency=tasks)
     dataset.context.execution_options.preserve_order = True
+    dataset.context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error ends the command, in a line
     return dataset
 
 

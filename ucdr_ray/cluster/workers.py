@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         JobError: the loss is not finite, or an image can't be decoded.
     """
     run, config = job.run, job.config
-    trainer = Trainer(config, job.domains, _feed(job, rank, workers))
+    trainer = Trainer(config, job.domains, make_feed(job, rank, workers))
     trainer.resume(run.checkpoints)
     if rank == 0:
         run.cut_metrics(trainer.epoch)
@@ -55,7 +56,8 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         encoder.save(run.encoder)
 
 
-def _feed(job: Job, rank: int, workers: int) -> Feed:
+def make_feed(job: Job, rank: int, workers: int) -> Feed:
+    """One worker's images: the kept ones, or a stream of its own."""
     data, train = job.config.data, job.config.train
     names, sizes = zip(*job.domains, strict=True)
     if job.references is not None:
@@ -72,8 +74,11 @@ def _feed(job: Job, rank: int, workers: int) -> Feed:
     )
 
 
-def fit(job: Job) -> None:
+def fit(job: Job, work: Callable[[Job, int, int], None] = work) -> None:
     """Train with `train.workers` processes; a dead one is replaced, and all go on from the newest checkpoint.
+
+    Args:
+        work: what each does, given its rank and their number.
 
     Raises:
         UserError: the cluster is too small, or as `work`.
@@ -96,7 +101,7 @@ def fit(job: Job) -> None:
     failure = storage / name / "failure.json"
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "threads": threads, "failure": failure},
+        train_loop_config={"job": job, "work": work, "threads": threads, "failure": failure},
         scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=gpu),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RayRunConfig(
@@ -110,7 +115,9 @@ def fit(job: Job) -> None:
         _interruptibly(trainer.fit)
     except TrainingFailedError as error:
         if not failure.exists():
-            raise JobError(f"training failed: {_reason(error)}; --resume goes on from the last checkpoint") from error
+            raise JobError(
+                f"training failed: {_reason(error)}; --resume goes on from the last checkpoint"
+            ) from error
     finally:
         said = read_json(failure, "failure") if failure.exists() else None
         shutil.rmtree(storage, ignore_errors=True)
@@ -129,7 +136,7 @@ def _worker(settings: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     context = ray.train.get_context()
     try:
-        work(settings["job"], context.get_world_rank(), context.get_world_size())
+        settings["work"](settings["job"], context.get_world_rank(), context.get_world_size())
     except (UserError, JobError) as error:
         kind = "UserError" if isinstance(error, UserError) else "JobError"
         write_json(failure, {"kind": kind, "message": str(getattr(error, "cause", None) or error)})
@@ -141,13 +148,15 @@ def _use_gpus(config: RunConfig) -> bool:
     train, here = config.train, ray.cluster_resources()
     cpus, gpus = int(here.get("CPU", 0)), int(here.get("GPU", 0))
     if train.workers > cpus:
-        raise UserError(f"train.workers={train.workers}: the cluster has {cpus} CPUs; allowed: at most one worker for each")
+        raise UserError(
+            f"train.workers={train.workers}: the cluster has {cpus} CPUs; allowed: one worker for each"
+        )
     if train.device == "cpu" or (train.device == "auto" and gpus == 0):
         return False
     if train.workers > gpus:
         raise UserError(
             f"train.workers={train.workers} with train.device={train.device}: the cluster has {gpus} GPUs; "
-            "allowed: at most one worker for each, or train.device=cpu"
+            "allowed: one worker for each, or train.device=cpu"
         )
     return True
 

@@ -62,12 +62,13 @@ def evaluate(
     cutoffs = parse_cutoffs(k)
 
     from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.features import chosen_domains
     from ucdr_ray.evaluation.protocols import evaluate_pairs
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
 
     opened = Catalog.open(catalog)
-    names = chosen_domains(opened, domains)
+    names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
     if embeddings is not None:
         vectors, model = _from_embeddings(opened, names, embeddings)
     else:
@@ -96,20 +97,6 @@ def parse_cutoffs(text: str) -> list[int]:
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UserError(f"--k {text}: allowed are whole numbers from 1, such as 1,10,50")
     return sorted({int(part) for part in parts})
-
-
-def chosen_domains(catalog: "Catalog", text: str | None) -> list[str]:
-    """The domains that ``--domains`` names, or all of the catalog's.
-
-    Raises:
-        UserError: one is not in the catalog, or named twice.
-    """
-    if text is None:
-        return [domain.name for domain in catalog.domains]
-    names = [catalog.domain(part.strip()).name for part in text.split(",")]
-    if len(set(names)) < len(names):
-        raise UserError(f"--domains {text}: names a domain twice")
-    return names
 
 
 def _from_embeddings(
@@ -148,6 +135,8 @@ def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ucdr_ray.evaluation.report_tables import query_note
+
     main = [k for k in cutoffs if k in (1, 50, 200)] or cutoffs[:3]  # the JSON has them all
     columns = {"map@all": "map@all"}
     for k in main:
@@ -165,14 +154,7 @@ def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
     table.add_row("mean", *(percent(result["mean"][name]) for name in columns.values()), style="bold")
     console = Console()
     console.print(table)
-    for pair, counts in result["queries"].items():
-        if counts["unlabelled"] or counts["without_relevant"]:
-            console.print(
-                f"{pair}: {counts['used']:,} queries, {counts['without_relevant']:,} of them with nothing to find "
-                f"(not in map); {counts['unlabelled']:,} without a label skipped",
-                highlight=False,
-                soft_wrap=True,
-            )
+    console.print(query_note(result), highlight=False)
 
 
 def percent(value: float | None) -> str:

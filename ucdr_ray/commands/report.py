@@ -4,13 +4,17 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ucdr_ray.errors import UserError
+
 if TYPE_CHECKING:
     from ucdr_ray.catalog import Catalog
+    from ucdr_ray.embeddings import Embeddings
     from ucdr_ray.evaluation.report import About
+    from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
 
@@ -40,7 +44,7 @@ def report(
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.config import load_config
     from ucdr_ray.embeddings import Embeddings
-    from ucdr_ray.evaluation.features import embed_domains, read_domain
+    from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain
     from ucdr_ray.evaluation.report import build_report
     from ucdr_ray.files import atomic_write
     from ucdr_ray.images import decode
@@ -53,10 +57,10 @@ def report(
     config = load_config(run / "config.yaml")
     encoder = Encoder.load(opened.encoder)
     images = Catalog.open(catalog or Path(values["catalog"]))
-    names = [images.domain(name).name for name in config.data.domains or [d.name for d in images.domains]]
+    names = chosen_domains(images, config.data.domains)
     if embeddings is not None:
         made = Embeddings.open(embeddings)
-        _check_maker(made, encoder, embeddings, run)
+        _check_maker(made, encoder, run)
         after = {name: read_domain(made, images, name) for name in names}
     else:
         after = embed_domains(encoder, images, names)
@@ -78,11 +82,9 @@ def report(
     typer.echo(f"report: {target}")
 
 
-def _check_maker(embeddings: Any, encoder: Any, path: Path, run: Path) -> None:
-    from ucdr_ray.errors import UserError
-
+def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> None:
     if embeddings.model.fingerprint != encoder.fingerprint:
-        raise UserError(f"--embeddings {path}: made by another encoder than that of {run}")
+        raise UserError(f"--embeddings {embeddings.path}: made by another encoder than that of {run}")
 
 
 def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "About":
@@ -118,4 +120,5 @@ def _machine() -> str:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}, Python {platform.python_version()}"
+    python = f"Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {gpu}, {python}"

@@ -9,13 +9,18 @@ import typer
 
 def train(
     catalog: Annotated[Path, typer.Option(metavar="CATALOG", help="The images; labels are not read.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder, on storage that all workers share.")],
+    out: Annotated[
+        Path, typer.Option(metavar="RUN", help="The run's folder, on storage that all workers share.")
+    ],
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The recipe (`ucdr config show`); defaults without it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The recipe (`ucdr config show`); defaults without it."),
     ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Change one field of the recipe; may be given several times."),
+        typer.Option(
+            "--set", metavar="A.B=C", help="Change one field of the recipe; may be given several times."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run; a finished one is left as it is.")
@@ -50,4 +55,6 @@ def train(
     if json_file is not None:
         write_json(Path(json_file), result)
     minutes = result["seconds"] / 60
-    typer.echo(f"trained {result['metrics']['epoch']} epochs in {minutes:.1f} minutes; encoder: {result['encoder']}")
+    typer.echo(
+        f"trained {result['metrics']['epoch']} epochs in {minutes:.1f} minutes; encoder: {result['encoder']}"
+    )

@@ -83,7 +83,7 @@ def _ranks(row: np.ndarray, relevant_columns: np.ndarray) -> np.ndarray:
     tied = irrelevant[before] == relevant
     if not tied.any():
         return ranks
-    values = np.unique(relevant[tied])
+    values = set(relevant[tied].tolist())
     if len(values) > _FEW_TIES:
         return np.flatnonzero(np.isin(np.argsort(row, kind="stable"), relevant_columns)) + 1
     for value in values:

@@ -79,7 +79,7 @@ def build_report(
         models=list(results),
         summary=tables.summary(results, _METRICS),
         pair_tables={m: tables.by_pair(results, m) for m in ("map@all", "precision@1")},
-        queries=_query_notes(zero),
+        queries=tables.query_note(zero),
         maps=_maps(before, after, seed),
         curves=_curves(epochs),
         sheets=_by_pair(examples, sheets(examples, labels, pictures), zero, trained),
@@ -156,15 +156,6 @@ def _by_pair(
     for entry in shown.values():  # the best and the worst pair stand open
         entry["open"] = entry["points"] in (min(gains), max(gains))
     return list(shown.values())
-
-
-def _query_notes(result: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{pair.replace('->', ' → ')}: {counts['without_relevant']:,} of {counts['used']:,} queries have nothing to "
-        f"find (not in map); {counts['unlabelled']:,} images without a label are no queries."
-        for pair, counts in result["queries"].items()
-        if counts["without_relevant"] or counts["unlabelled"]
-    ]
 
 
 def _webp(image: Image.Image) -> str:

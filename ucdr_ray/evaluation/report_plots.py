@@ -9,13 +9,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ucdr_ray.evaluation.protocols import DomainVectors
 
 POINTS, NAMED, NEIGHBOURS = 1000, 10, 10
+_LINES = 12
 _GREY = "#c9ced6"
 _STAGES = ("#eef3fb", "#f6f1e7", "#edf6ee")
 
@@ -82,15 +85,16 @@ def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     other = ~np.isin(groups, names)
     if other.any():
         axes.scatter(points[other, 0], points[other, 1], s=7, color=_GREY, linewidths=0, label="others")
+    size = 12 if (~other).sum() > 200 else 30  # few of a class, one emoji in each style, must not be lost
     for name, colour in zip(names, _colours(len(names)), strict=True):
         own = points[groups == name]
-        axes.scatter(own[:, 0], own[:, 1], s=12, color=colour, alpha=0.8, linewidths=0, label=name)
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, alpha=0.8, linewidths=0, label=name)
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xticks([])
     axes.set_yticks([])
     columns = 4 if max(map(len, names)) < 14 else 3
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.14), "ncols": columns}
-    figure.legend(fontsize=8, frameon=False, markerscale=2, handletextpad=0.1, columnspacing=0.8, **place)
+    figure.legend(fontsize=8, frameon=False, markerscale=1.5, handletextpad=0.1, columnspacing=0.8, **place)
     return _png(figure)
 
 
@@ -107,23 +111,23 @@ def curves(epochs: Sequence[Mapping[str, Any]], prefix: str, title: str, share: 
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     axes = figure.subplots()
     _stages(axes, epochs)
-    for name, colour in zip(names, _colours(len(names)), strict=True):
+    # Many pairs are told apart by the domain that asks; a line each is drawn, a name each is not.
+    groups = [_label(name).partition(" → ")[0] if len(names) > _LINES else _label(name) for name in names]
+    colours = dict(zip(dict.fromkeys(groups), _colours(len(set(groups))), strict=True))
+    for name, group in zip(names, groups, strict=True):
         rows = [row for row in epochs if row.get(name) is not None]
         values = [(100 if share else 1) * row[name] for row in rows]
-        axes.plot(
-            [row["epoch"] for row in rows], values, color=colour, lw=1.6, marker=".", ms=4, label=_label(name)
-        )
+        axes.plot([row["epoch"] for row in rows], values, color=colours[group], lw=1.5, marker=".", ms=4)
     axes.set_xlabel("epoch")
     axes.set_ylabel("% of images" if share else "loss")
     axes.set_title(title, loc="left", fontsize=11, pad=18)
     axes.margins(x=0.01)
     if share:
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    columns = -(-len(names) // 16)
-    figure.legend(
-        loc="outside right center", fontsize=8 if len(names) < 12 else 6.5, frameon=False, ncols=columns
-    )
+    handles = [Line2D([], [], color=colour, lw=2) for colour in colours.values()]
+    figure.legend(handles, list(colours), loc="outside right center", fontsize=8, frameon=False)
     return _png(figure)
 
 

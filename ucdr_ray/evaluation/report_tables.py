@@ -24,7 +24,9 @@ def difference(before: float | None, after: float | None) -> Cell:
     """The gain in points, green or red, the stronger the larger; full colour at 10 points."""
     if before is None or after is None:
         return Cell("–")
-    points = 100 * (after - before)
+    points = round(100 * (after - before), 1)
+    if points == 0:
+        return Cell("0.0")
     strength = min(abs(points) / _FULL, 1.0)
     red, green, blue = (26, 150, 65) if points > 0 else (215, 48, 31)
     return Cell(f"{points:+.1f}", f"rgba({red},{green},{blue},{0.08 + 0.47 * strength:.2f})")
@@ -40,18 +42,30 @@ def summary(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) ->
 
 
 def by_pair(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[Cell]]:
-    """A row per pair and one for the mean: the metric by each of the results (as in `summary`), and the gains."""
-    pairs = next(iter(results.values()))["pairs"]
+    """A row per pair and one for the mean: the metric by the first three results (as in `summary`), and the gains."""
+    chosen = list(results.values())[:3]
     rows = [
-        _row(pair.replace("->", " → "), [result["pairs"][pair][metric] for result in results.values()])
-        for pair in pairs
+        _row(pair.replace("->", " → "), [result["pairs"][pair][metric] for result in chosen])
+        for pair in chosen[0]["pairs"]
     ]
-    return [*rows, _row("mean", [result["mean"][metric] for result in results.values()])]
+    return [*rows, _row("mean", [result["mean"][metric] for result in chosen])]
 
 
 def _row(name: str, values: Sequence[float | None]) -> list[Cell]:
     gains = [difference(value, values[2]) for value in values[:2]]
     return [Cell(name), *(Cell(percent(value)) for value in values), *gains]
+
+
+def query_note(result: Mapping[str, Any]) -> str:
+    """How many queries the figures rest on, summed over the pairs."""
+    used, lost, bare = (
+        sum(counts[key] for counts in result["queries"].values())
+        for key in ("used", "without_relevant", "unlabelled")
+    )
+    return (
+        f"{used:,} queries over all pairs; {lost:,} of them have nothing to find: they are not in map, and wrong in "
+        f"precision@k. {bare:,} images without a label are no queries."
+    )
 
 
 def verdict(zero: Mapping[str, Any], centred: Mapping[str, Any], trained: Mapping[str, Any]) -> str:

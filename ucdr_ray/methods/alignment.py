@@ -78,7 +78,9 @@ class Alignment:
         """Momentum: target <- m target + (1 - m) online, statistics of batch normalisation copied."""
         m = self.config.momentum
         online = dict(self.encoder.named_parameters())
-        targets, sources = zip(*[(p, online[name]) for name, p in self.target.named_parameters()], strict=True)
+        targets, sources = zip(
+            *[(p, online[name]) for name, p in self.target.named_parameters()], strict=True
+        )
         torch._foreach_lerp_(list(targets), list(sources), 1 - m)
         for theirs, ours in zip(self.target.buffers(), self.encoder.buffers(), strict=True):
             theirs.copy_(ours)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, ResNetConfig, ViTConfig
-from transformers import MobileNetV1Config, MobileNetV2Config, logging as transformers_logging
+from transformers import AutoConfig, AutoModel, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ViTConfig
+from transformers import logging as transformers_logging
 
 from ucdr_ray.errors import UserError
 
@@ -24,7 +24,9 @@ def _random(name: str) -> Any:
         "resnet-mini": lambda: ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], layer_type="basic"
         ),
-        "resnet18": lambda: ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"),
+        "resnet18": lambda: ResNetConfig(
+            hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"
+        ),
         "resnet50": ResNetConfig,
         "mobilenet_v1_025": lambda: MobileNetV1Config(depth_multiplier=0.25),
         "mobilenet_v1": MobileNetV1Config,
@@ -125,7 +127,9 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
         return _moco(Path(rest))
     folder = Path(source)
     if not folder.is_dir() and (source.startswith((".", "/")) or folder.exists()):
-        raise UserError(f"no backbone folder at {source}; allowed: a folder with config.json and model.safetensors")
+        raise UserError(
+            f"no backbone folder at {source}; allowed: a folder with config.json and model.safetensors"
+        )
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=folder.is_dir())
         spec = _spec(folder.resolve().name if folder.is_dir() else source, config)
@@ -148,7 +152,10 @@ def moco_key(name: str) -> str | None:
     if match is None or match[1].startswith("fc."):
         return None
     name = match[1]
-    for old, new in (("conv1.", "embedder.embedder.convolution."), ("bn1.", "embedder.embedder.normalization.")):
+    for old, new in (
+        ("conv1.", "embedder.embedder.convolution."),
+        ("bn1.", "embedder.embedder.normalization."),
+    ):
         if name.startswith(old):
             return new + name.removeprefix(old)
     block = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(.+)", name)
@@ -175,5 +182,7 @@ def _moco(file: Path) -> Backbone:
     missing, unexpected = backbone.model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise UserError(f"{file} doesn't hold MoCo v2's ResNet-50: {len(missing)} weights missing, first {missing[:1]}")
+        raise UserError(
+            f"{file} doesn't hold MoCo v2's ResNet-50: {len(missing)} weights missing, first {missing[:1]}"
+        )
     return backbone

@@ -138,7 +138,9 @@ class Encoder(nn.Module):
         """SHA-256 over description and weights: equal iff the same images give the same vectors."""
         if self._fingerprint is None or self.training:
             digest = {
-                name: fingerprint([list(value.shape), value.detach().cpu().contiguous().numpy().tobytes().hex()])
+                name: fingerprint(
+                    [list(value.shape), value.detach().cpu().contiguous().numpy().tobytes().hex()]
+                )
                 for name, value in self.state_dict().items()
             }
             self._fingerprint = fingerprint([json.loads(json.dumps(self._description())), digest])

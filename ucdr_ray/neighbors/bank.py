@@ -27,7 +27,9 @@ class Bank:
         if len(slot) == 0:
             return
         if int(slot.min()) < 0 or int(slot.max()) >= len(self.keys):
-            raise IndexError(f"slots {int(slot.min())}..{int(slot.max())} outside the bank's 0..{len(self.keys) - 1}")
+            raise IndexError(
+                f"slots {int(slot.min())}..{int(slot.max())} outside the bank's 0..{len(self.keys) - 1}"
+            )
         # Assignment with repeated indices has no defined order: keep the last of each slot first.
         newest = torch.full((len(self.keys),), -1, dtype=torch.int64, device=slot.device)
         newest.scatter_reduce_(0, slot, torch.arange(len(slot), device=slot.device), "amax")

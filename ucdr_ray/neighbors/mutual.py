@@ -70,11 +70,11 @@ def _top_columns(score: Tensor, k: int) -> Tensor:
     # topk may take any of several equal entries: where equals straddle the k-th place, sort the whole row.
     tied = (score >= value[:, -1:]).sum(dim=1) > k
     if tied.any():
-        order = score[tied].sort(dim=1, descending=True, stable=True)
-        value[tied], column[tied] = order.values[:, :k], order.indices[:, :k]
+        whole = score[tied].sort(dim=1, descending=True, stable=True)
+        value[tied], column[tied] = whole.values[:, :k], whole.indices[:, :k]
     column, by_column = column.sort(dim=1)
-    order = value.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
-    return column.gather(1, order).cpu()
+    by_value = value.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
+    return column.gather(1, by_value).cpu()
 
 
 def _graph(row: Tensor, column: Tensor, rows: int, columns: int) -> Graph:
@@ -84,9 +84,7 @@ def _graph(row: Tensor, column: Tensor, rows: int, columns: int) -> Graph:
     return Graph(indptr, code % max(columns, 1))
 
 
-def neighbour_graphs(
-    a: Tensor, b: Tensor | None, k: int, mutual: bool = True
-) -> tuple[Graph, Graph]:
+def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -> tuple[Graph, Graph]:
     """Neighbour graphs a -> b and b -> a.
 
     (i, j) is an edge iff j is among i's top k in b and, with `mutual`, i among j's top k in a (DUDE, sec. 3.3).
