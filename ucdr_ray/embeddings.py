@@ -111,7 +111,10 @@ class Embeddings:
         if manifest.checksum != manifest.digest():
             raise UserError(f"damaged embeddings: {path / 'manifest.json'} does not match its checksum")
         if verify:
-            for record in [*manifest.encoder, *(part for domain in manifest.domains for part in domain.parts)]:
+            for record in [
+                *manifest.encoder,
+                *(part for domain in manifest.domains for part in domain.parts),
+            ]:
                 record.check(path, "embeddings")
         return cls(path, manifest)
 
@@ -168,7 +171,9 @@ def _read_part(path: Path, part: Part, domain: str, dim: int) -> Batch:
         raise UserError(f"{path}: vectors must be {dim} float32 numbers each")
     slots = np.arange(part.first_slot, part.first_slot + part.rows)
     if not np.array_equal(table["slot"].to_numpy(), slots) or set(table["domain"].to_pylist()) != {domain}:
-        raise UserError(f"{path}: does not hold slots {slots[0]} to {slots[-1]} of {domain}, as its manifest says")
+        raise UserError(
+            f"{path}: does not hold slots {slots[0]} to {slots[-1]} of {domain}, as its manifest says"
+        )
     vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
     check_unit(vectors, str(path))
     return Batch(table["id"].to_pylist(), part.first_slot, vectors)
@@ -179,4 +184,6 @@ def check_unit(vectors: np.ndarray, where: str) -> None:
     off = np.abs(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64) - 1)
     bad = np.flatnonzero(~(off <= 2 * UNIT_TOLERANCE))  # written so that NaN counts as bad
     if bad.size:
-        raise UserError(f"{where}: row {bad[0]} is not a unit vector (finite, length 1 within {UNIT_TOLERANCE})")
+        raise UserError(
+            f"{where}: row {bad[0]} is not a unit vector (finite, length 1 within {UNIT_TOLERANCE})"
+        )

@@ -1,4 +1,4 @@
-"""Writing an embeddings folder: parts, each with the receipt that lets an interrupted job keep it; the manifest last."""
+"""Writing an embeddings folder: parts, each with a receipt for the job that resumes; the manifest last."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,13 @@ class _Receipt(Record):
 
 
 def write_part(
-    folder: Path, file: str, domain: str, first_slot: int, ids: list[str], vectors: np.ndarray, receipt: dict[str, Any]
+    folder: Path,
+    file: str,
+    domain: str,
+    first_slot: int,
+    ids: list[str],
+    vectors: np.ndarray,
+    receipt: dict[str, Any],
 ) -> Part:
     """Write one part, then its receipt: ``receipt`` (what it was made from) beside the part's own record.
 
@@ -55,7 +61,9 @@ def finished_part(folder: Path, file: str, receipt: dict[str, Any]) -> Part | No
     return found.part if found.made_from == receipt and found.part.file == file else None
 
 
-def publish(folder: Path, dim: int, model: ModelRef, catalog: CatalogRef, domains: list[DomainVectors]) -> Embeddings:
+def publish(
+    folder: Path, dim: int, model: ModelRef, catalog: CatalogRef, domains: list[DomainVectors]
+) -> Embeddings:
     """Write the manifest, which makes the folder readable."""
     encoder = files_under(folder, "encoder")
     manifest = Manifest(dim=dim, model=model, catalog=catalog, domains=domains, encoder=encoder)

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory) -> Catalog:
-    return make_catalog(tmp_path_factory.mktemp("world") / "catalog", {"Real World": 1, "photo": 40, "sketch": 23})
+    return make_catalog(
+        tmp_path_factory.mktemp("world") / "catalog", {"Real World": 1, "photo": 40, "sketch": 23}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,14 @@ def parts_of(folder: Path) -> dict[str, bytes]:
 
 def test_one_unit_vector_for_each_row_as_the_encoder_gives_it(catalog, whole):
     opened = Embeddings.open(whole.path)
-    assert [(domain.name, domain.rows) for domain in opened.domains] == [("Real World", 1), ("photo", 40), ("sketch", 23)]
-    assert opened.model.fingerprint == encoder().fingerprint == Encoder.load(whole.path / "encoder").fingerprint
+    assert [(domain.name, domain.rows) for domain in opened.domains] == [
+        ("Real World", 1),
+        ("photo", 40),
+        ("sketch", 23),
+    ]
+    assert (
+        opened.model.fingerprint == encoder().fingerprint == Encoder.load(whole.path / "encoder").fingerprint
+    )
     assert opened.catalog.fingerprint == catalog.fingerprint
     for domain in catalog.domains:
         table = catalog.read(domain.name, ["id", "image"])
@@ -71,7 +79,9 @@ def test_domains_can_be_added_and_batch_and_actors_do_not_matter(catalog, whole,
 
 
 def test_a_second_call_changes_nothing(catalog, copy):
-    times = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+    times = {
+        path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path.name != ".lock"
+    }
     embed(encoder(), catalog, copy, batch=8)
     assert {path: path.stat().st_mtime_ns for path in times} == times
 

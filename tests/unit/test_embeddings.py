@@ -19,7 +19,9 @@ from ucdr_ray.files import read_json, sha256_file, write_json
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Embeddings:
     root = tmp_path_factory.mktemp("world")
-    return make_embeddings(root / "embeddings", make_catalog(root / "catalog", {"Real World": 20, "photo": 5}))
+    return make_embeddings(
+        root / "embeddings", make_catalog(root / "catalog", {"Real World": 20, "photo": 5})
+    )
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ def test_an_unknown_domain_names_those_there_are(made):
 def listed_files(folder: Path) -> list[Path]:
     """All but the receipts, which serve the job alone."""
     return [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.parent != folder / "vectors"
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.parent != folder / "vectors"
     ] + sorted((folder / "vectors").rglob("*.parquet"))
 
 

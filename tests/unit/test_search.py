@@ -37,7 +37,9 @@ def search(shards: list[ExactShard], ids: np.ndarray, queries: np.ndarray, k: in
 
 def naive(vectors: np.ndarray, ids: np.ndarray, query: np.ndarray, k: int) -> list[tuple]:
     """Exactly rounded sums of exact products, then Python's own sort."""
-    scores = [float(np.float32(math.fsum(float(a) * float(b) for a, b in zip(row, query)))) for row in vectors]
+    scores = [
+        float(np.float32(math.fsum(float(a) * float(b) for a, b in zip(row, query)))) for row in vectors
+    ]
     rows = sorted(zip(scores, ids.tolist(), range(len(ids))), key=lambda row: (-row[0], row[1], row[2]))
     return rows[:k]
 
@@ -46,14 +48,20 @@ def naive(vectors: np.ndarray, ids: np.ndarray, query: np.ndarray, k: int) -> li
 @given(data=st.data())
 def test_equals_naive_float64_with_duplicates_and_ties(data, tmp_path_factory):
     dim = data.draw(st.integers(1, 9), label="dim")
-    pool = data.draw(st.lists(st.lists(st.integers(-2, 2), min_size=dim, max_size=dim), min_size=1, max_size=6))
+    pool = data.draw(
+        st.lists(st.lists(st.integers(-2, 2), min_size=dim, max_size=dim), min_size=1, max_size=6)
+    )
     pool = np.array([row if any(row) else [1] * dim for row in pool], np.float64)
     rows = data.draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=120), label="rows")
-    ids = np.array(data.draw(st.lists(st.sampled_from("abcd"), min_size=len(rows), max_size=len(rows))), np.bytes_)
+    ids = np.array(
+        data.draw(st.lists(st.sampled_from("abcd"), min_size=len(rows), max_size=len(rows))), np.bytes_
+    )
     vectors = unit_rows(pool[rows], dim)
     queries = unit_rows(pool, dim)
     k = data.draw(st.integers(1, 130), label="k")
-    shards = shards_of(tmp_path_factory.mktemp("s"), vectors, data.draw(st.integers(1, 130), label="rows per shard"))
+    shards = shards_of(
+        tmp_path_factory.mktemp("s"), vectors, data.draw(st.integers(1, 130), label="rows per shard")
+    )
     for answer, query in zip(search(shards, ids, queries, k), queries, strict=True):
         assert answer == naive(vectors, ids, query, k)
 

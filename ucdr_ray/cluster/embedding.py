@@ -46,7 +46,7 @@ def embed(
         catalog.domain(name)
     model = ModelRef(name=encoder.name, fingerprint=encoder.fingerprint)
     source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
-    rows = [
+    rows: list[Row] = [
         {
             "source": str(catalog.path / part.file),
             "out": str(out),
@@ -89,7 +89,9 @@ def embed(
 @contextmanager
 def _hold(out: Path) -> Iterator[None]:
     known = ("manifest.json", "encoder", "vectors", ".lock")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in known))):
+    if out.exists() and (
+        not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in known))
+    ):
         raise UserError(f"--out {out}: is there and holds no embeddings; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,7 +109,9 @@ def _published(out: Path, model: ModelRef, source: CatalogRef, domains: list[str
     if found.model != model or found.catalog.fingerprint != source.fingerprint:
         raise UserError(f"--out {out}: holds embeddings of another model or catalog; choose another folder")
     if lost := [domain.name for domain in found.domains if domain.name not in domains]:
-        raise UserError(f"--out {out}: also holds {', '.join(lost)}; name these domains too, or choose another folder")
+        raise UserError(
+            f"--out {out}: also holds {', '.join(lost)}; name these domains too, or choose another folder"
+        )
     return found
 
 

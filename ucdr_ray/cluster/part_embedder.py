@@ -36,7 +36,13 @@ class PartEmbedder:
         try:
             vectors = np.concatenate(list(self._encode(pixels)))
             part = write_part(
-                Path(row["out"]), row["file"], row["domain"], row["first_slot"], ids, vectors, row["made_from"]
+                Path(row["out"]),
+                row["file"],
+                row["domain"],
+                row["first_slot"],
+                ids,
+                vectors,
+                row["made_from"],
             )
         except (JobError, UserError) as error:
             return {"part": "", "error": str(error)}

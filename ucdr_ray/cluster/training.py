@@ -87,7 +87,7 @@ def _tracker(config: RunConfig, run: Run) -> Iterator[Tracker]:
         yield Tracker.off()
         return
     values = run.read()
-    uri = resolve_uri(config.tracking.uri, run.path)
+    uri = resolve_uri(config.tracking.uri, run.path.parent)
     with Tracker.start(
         uri, values["name"], run.path, experiment=config.tracking.experiment, run_id=values["mlflow_run_id"]
     ) as tracker:

@@ -56,7 +56,7 @@ def demo(
     )
     typer.echo(f"report:  {(out / 'report.html').resolve()}")
     typer.echo(f"search:  {(out / 'search.png').resolve()}")
-    typer.echo(f"MLflow:  mlflow ui --backend-store-uri {resolve_uri(recipe.tracking.uri, run)}")
+    typer.echo(f"MLflow:  mlflow ui --backend-store-uri {resolve_uri(recipe.tracking.uri, out)}")
 
 
 def _step(*arguments: object) -> None:

@@ -13,17 +13,24 @@ from ucdr_ray.errors import UserError
 def embed(
     catalog: Annotated[Path, typer.Option(metavar="CATALOG", help="The images; made by ucdr ingest.")],
     out: Annotated[Path, typer.Option(metavar="EMBEDDINGS", help="The folder to write; made if missing.")],
-    run: Annotated[Path | None, typer.Option(metavar="RUN", help="Use the encoder that this run trained.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Use the encoder that this run trained.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Use a backbone without training: the baseline.")
     ] = None,
-    size: Annotated[int | None, typer.Option(metavar="N", min=16, help="With --backbone: side in pixels.")] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time through the encoder.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(metavar="N", min=16, help="With --backbone: side in pixels.")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images at a time through the encoder.")
+    ] = 64,
     domains: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these domains; all without it.")
     ] = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write counts for programs; - for standard output.")
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write counts for programs; - for standard output."),
     ] = None,
 ) -> None:
     """Embed every image of a catalog, in parallel; interrupted, the same command goes on where it stopped.
@@ -40,13 +47,13 @@ def embed(
         raise UserError("--size goes with --backbone; a run has its own")
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.cluster.embedding import embed as run_job
-    from ucdr_ray.commands.evaluate import chosen_domains
+    from ucdr_ray.evaluation.features import chosen_domains
     from ucdr_ray.files import write_json
     from ucdr_ray.models.encoder import Encoder
 
     started = time.monotonic()
     opened = Catalog.open(catalog)
-    names = chosen_domains(opened, domains)
+    names = chosen_domains(opened, domains.split(",") if domains else None)
     encoder = Encoder.load(run / "encoder") if run is not None else Encoder.from_backbone(str(backbone), size)
     made = run_job(encoder, opened, out, names, batch)
     summary = {

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Build, verify and list the versions of a search index.", no_args_is_help=True)
 
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")]
+IndexArgument = Annotated[
+    Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")
+]
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write this for programs; - for standard output.")
 ]
@@ -21,8 +23,12 @@ JsonOption = Annotated[
 
 @app.command()
 def build(
-    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="The folder that `ucdr embed` wrote.")],
-    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index; a new version is added if it exists.")],
+    embeddings: Annotated[
+        Path, typer.Argument(metavar="EMBEDDINGS", help="The folder that `ucdr embed` wrote.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="INDEX", help="The index; a new version is added if it exists.")
+    ],
     catalog: Annotated[
         Path | None,
         typer.Option(metavar="CATALOG", help="Where the embedded catalog lies now, if it has moved since."),
@@ -43,7 +49,9 @@ def build(
     source = Embeddings.open(embeddings)
     place = catalog or Path(source.catalog.path)
     if not place.is_dir():
-        raise UserError(f"no catalog at {place}, from which {embeddings} was made; say where it is: --catalog CATALOG")
+        raise UserError(
+            f"no catalog at {place}, from which {embeddings} was made; say where it is: --catalog CATALOG"
+        )
     with progress("index", "images", sum(domain.rows for domain in source.domains)) as meter:
         index = run(source, Catalog.open(place), out, advance=meter.advance)
     summary = _summary(index.version, index.manifest)
@@ -56,7 +64,7 @@ def build(
 
 @app.command()
 def verify(index: IndexArgument, json_file: JsonOption = None) -> None:
-    """Read every version whole: checksums, shards, metadata, encoder. Exits with 2 and names the file if one is damaged.
+    """Read every version whole: checksums, shards, metadata, encoder. Exits with 2, naming it, if a file is damaged.
 
     Example: ucdr index verify index/pacs
     """
@@ -98,7 +106,9 @@ def list_versions(index: IndexArgument, json_file: JsonOption = None) -> None:
         domains = ", ".join(f"{name} {rows:,}" for name, rows in row["domains"].items())
         mark = "*" if row["version"] == used else ""
         size = _megabytes(row["bytes"])
-        table.add_row(mark, row["version"], row["created"], row["model"]["name"], str(row["dim"]), domains, size)
+        table.add_row(
+            mark, row["version"], row["created"], row["model"]["name"], str(row["dim"]), domains, size
+        )
     Console().print(table)
 
 

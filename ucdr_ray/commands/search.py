@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ucdr_ray.errors import UserError
+from ucdr_ray.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,17 +16,22 @@ if TYPE_CHECKING:
     from ucdr_ray.index.search import Answer, Index
 
 _BATCH = 64  # queries at a time through the encoder
+_SHEET_COLUMNS = 10
 
 
 def search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")],
+    index: Annotated[
+        Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The queries: image files.")],
     domains: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Search only these domains; all of the index without it.")
+        str | None,
+        typer.Option(metavar="A,B", help="Search only these domains; all of the index without it."),
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many images to find.")] = 10,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Write a picture: each query, and the top k of each domain.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write a picture: each query, and the top k of each domain."),
     ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the answers; - for standard output.")
@@ -89,7 +95,11 @@ def _result(
 ) -> dict[str, Any]:
     first = answers[0]
     return {
-        "index": {"path": str(index.folder.parents[1]), "version": first.index_version, "dim": index.manifest.dim},
+        "index": {
+            "path": str(index.folder.parents[1]),
+            "version": first.index_version,
+            "dim": index.manifest.dim,
+        },
         "model": first.model.model_dump(),
         "metric": index.manifest.metric,
         "domains": domains,
@@ -109,7 +119,14 @@ def _result(
 
 def _ranked(hits: list["Hit"]) -> list[dict[str, Any]]:
     return [
-        {"rank": rank, "score": hit.score, "domain": hit.domain, "id": hit.id, "slot": hit.slot, "source": hit.source}
+        {
+            "rank": rank,
+            "score": hit.score,
+            "domain": hit.domain,
+            "id": hit.id,
+            "slot": hit.slot,
+            "source": hit.source,
+        }
         for rank, hit in enumerate(hits, 1)
     ]
 
@@ -123,9 +140,13 @@ def _print(result: dict[str, Any]) -> None:
     for query in result["queries"]:
         table = Table(title=query["image"], title_justify="left", box=SIMPLE_HEAD)
         for heading in ("rank", "score", "domain", "id", "source"):
-            table.add_column(heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold")
+            table.add_column(
+                heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold"
+            )
         for hit in query["hits"]:
-            table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"])
+            table.add_row(
+                str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"]
+            )
         console.print(table)
     shards = result["shards"]
     lines = [
@@ -139,4 +160,18 @@ def _print(result: dict[str, Any]) -> None:
 
 def _write_sheet(
     path: Path, index: "Index", images: list[Path], contents: list[bytes], answers: list["Answer"]
-) -> None: ...
+) -> None:
+    """One row of pictures for each query and domain: the query, then the domain's top k."""
+    from ucdr_ray.evaluation.contact import contact_sheet, png, stack
+    from ucdr_ray.images import decode
+
+    rows = []
+    for image, content, answer in zip(images, contents, answers, strict=True):
+        for name, hits in answer.by_domain.items():
+            thumbnails = [decode(index.domain(name).metadata.thumbnail(hit.slot)) for hit in hits]
+            captions = [f"{rank}. {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
+            title = f"{image.name} → {name}"
+            rows.append(
+                contact_sheet(decode(content), thumbnails, captions, title=title, columns=_SHEET_COLUMNS)
+            )
+    atomic_write(path, png(stack(rows)))

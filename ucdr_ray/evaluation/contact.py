@@ -51,6 +51,13 @@ def contact_sheet(
     return sheet
 
 
+def png(image: Image.Image) -> bytes:
+    """The image as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def stack(sheets: Sequence[Image.Image]) -> Image.Image:
     """Several sheets, one below the other; at least one."""
     width = max(sheet.width for sheet in sheets)

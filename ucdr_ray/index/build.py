@@ -57,7 +57,9 @@ def build(
         JobError: another build is under way, or the finished version does not find its own rows.
     """
     if catalog.fingerprint != embeddings.catalog.fingerprint:
-        raise UserError(f"the catalog at {catalog.path} is not the one that was embedded in {embeddings.path}")
+        raise UserError(
+            f"the catalog at {catalog.path} is not the one that was embedded in {embeddings.path}"
+        )
     encoder = embeddings.path / "encoder"
     check_encoder(Encoder.load(encoder), embeddings.model, embeddings.dim, encoder)
     folder = out / "versions"
@@ -87,7 +89,11 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _write(
-    folder: Path, embeddings: Embeddings, catalog: Catalog, rows_per_shard: int, advance: Callable[[int], None]
+    folder: Path,
+    embeddings: Embeddings,
+    catalog: Catalog,
+    rows_per_shard: int,
+    advance: Callable[[int], None],
 ) -> Manifest:
     for name in ("shards", "metadata", "encoder"):
         (folder / name).mkdir()
@@ -102,7 +108,9 @@ def _write(
             file = f"shards/{stem}-{part:05d}.faiss"
             rows = min(rows_per_shard, domain.rows - first_slot)
             write_exact(folder / file, embeddings.dim, _take(batches, rows))
-            record = ShardEntry.of(folder, file, domain=domain.name, kind="exact", rows=rows, first_slot=first_slot)
+            record = ShardEntry.of(
+                folder, file, domain=domain.name, kind="exact", rows=rows, first_slot=first_slot
+            )
             shards.append(record)
         file = f"metadata/{stem}.parquet"
         write_metadata(folder / file, _metadata(embeddings, catalog, domain.name, advance))
@@ -148,12 +156,15 @@ def _metadata(
         for batch in catalog.batches(domain, columns):
             slots = batch["slot"].to_numpy()
             if batch["id"].to_pylist() != ids[slots[0] : slots[-1] + 1]:
-                raise UserError(f"{embeddings.path} and {catalog.path} disagree on the ids of domain {domain}")
+                raise UserError(
+                    f"{embeddings.path} and {catalog.path} disagree on the ids of domain {domain}"
+                )
             rows = zip(*(batch[name].to_pylist() for name in ("image", "width", "height")), strict=True)
             thumbnails = list(threads.map(_thumbnail, rows))
             values = [batch["id"], [domain] * len(slots), batch["slot"], batch["source"], thumbnails]
             yield pa.RecordBatch.from_arrays(
-                [pa.array(value, field.type) for value, field in zip(values, SCHEMA, strict=True)], schema=SCHEMA
+                [pa.array(value, field.type) for value, field in zip(values, SCHEMA, strict=True)],
+                schema=SCHEMA,
             )
             advance(len(slots))
 
@@ -174,7 +185,9 @@ def _self_check(folder: Path, manifest: Manifest, embeddings: Embeddings) -> Non
         wrong = np.abs(_rows_at(embeddings, domain, np.array(found)) - queries).max(axis=1) > 1e-3
         if wrong.any():
             slot = slots[wrong.argmax()]
-            raise JobError(f"the new version does not find slot {slot} of {domain} by its own vector: not published")
+            raise JobError(
+                f"the new version does not find slot {slot} of {domain} by its own vector: not published"
+            )
 
 
 def _rows_at(embeddings: Embeddings, domain: str, slots: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from ucdr_ray.records import FileRecord, Record, Sha256
 
 
 class ShardEntry(FileRecord):
-    """Vectors of slots ``first_slot … first_slot + rows - 1`` of a domain; row i of the file is slot ``first_slot + i``."""
+    """Vectors of a domain: row i of the file is slot ``first_slot + i``."""
 
     file: Annotated[str, Field(pattern=r"^shards/[^/]+-\d{5}\.faiss$")]
     domain: str
@@ -68,7 +68,9 @@ class Manifest(Record):
                     raise ValueError(f"{shard.file} starts at slot {shard.first_slot}, not {slot}")
                 slot += shard.rows
             if slot != entry.rows:
-                raise ValueError(f"domain {entry.domain} has {slot} vectors and {entry.rows} rows of metadata")
+                raise ValueError(
+                    f"domain {entry.domain} has {slot} vectors and {entry.rows} rows of metadata"
+                )
         if not all(record.file.startswith("encoder/") for record in self.encoder):
             raise ValueError("an encoder file lies outside encoder/")
         if self.totals != totals(self.files, self.metadata):
@@ -87,7 +89,9 @@ class Manifest(Record):
 
     def shards_of(self, domain: str) -> list[ShardEntry]:
         """The domain's shards in slot order."""
-        return sorted((entry for entry in self.shards if entry.domain == domain), key=lambda entry: entry.first_slot)
+        return sorted(
+            (entry for entry in self.shards if entry.domain == domain), key=lambda entry: entry.first_slot
+        )
 
     def rows_of(self, domain: str) -> int:
         """Number of images in a domain."""

@@ -42,7 +42,9 @@ class Metadata:
             raise UserError(f"bad index metadata {path}: its columns are not {', '.join(SCHEMA.names)}")
         table = self._file.read(columns=["id", "domain", "slot", "source"])
         slots = table["slot"].to_numpy()
-        if not np.array_equal(slots, np.arange(rows)) or set(table["domain"].unique().to_pylist()) != {domain}:
+        if not np.array_equal(slots, np.arange(rows)) or set(table["domain"].unique().to_pylist()) != {
+            domain
+        }:
             raise UserError(f"bad index metadata {path}: does not hold slots 0 to {rows - 1} of {domain}")
         self.ids = np.array(table["id"].to_pylist(), dtype=np.bytes_)
         self._sources = table["source"].cast(pa.large_string()).combine_chunks()

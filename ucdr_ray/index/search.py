@@ -40,7 +40,9 @@ class OpenDomain:
         self.name = domain
         entry = next(entry for entry in manifest.metadata if entry.domain == domain)
         self.metadata = Metadata(folder / entry.file, domain, entry.rows)
-        self.shards = [ExactShard(folder / shard.file, shard, manifest.dim) for shard in manifest.shards_of(domain)]
+        self.shards = [
+            ExactShard(folder / shard.file, shard, manifest.dim) for shard in manifest.shards_of(domain)
+        ]
 
     def search(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
         """The top k of this domain for each of (Q, dim) unit rows, in order."""
@@ -50,7 +52,10 @@ class OpenDomain:
             top = best([Candidates(scores, slots, self.metadata.ids[slots]) for scores, slots in parts], k)
             rows = zip(top.scores.tolist(), top.slots.tolist(), top.ids.tolist(), strict=True)
             answers.append(
-                [Hit(score, self.name, id_.decode(), slot, self.metadata.source(slot)) for score, slot, id_ in rows]
+                [
+                    Hit(score, self.name, id_.decode(), slot, self.metadata.source(slot))
+                    for score, slot, id_ in rows
+                ]
             )
         return answers
 
@@ -160,4 +165,6 @@ def unit_rows(queries: np.ndarray, dim: int) -> np.ndarray:
 def check_encoder(encoder: "Encoder", model: ModelRef, dim: int, where: Path) -> None:
     """Raise UserError unless ``encoder`` is the model that made vectors of ``dim`` numbers."""
     if (encoder.fingerprint, encoder.dim) != (model.fingerprint, dim):
-        raise UserError(f"foreign encoder in {where}: {encoder.name} is not {model.name}, which made the vectors")
+        raise UserError(
+            f"foreign encoder in {where}: {encoder.name} is not {model.name}, which made the vectors"
+        )

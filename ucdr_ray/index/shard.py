@@ -51,7 +51,7 @@ class ExactShard:
         """
         answers: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(queries)
         k = min(k, self.entry.rows)
-        # |float32 dot product - true one| <= d 2^-24 for unit vectors, in whatever order it is summed; twice, to be safe
+        # |float32 dot product - true one| <= d 2^-24 for unit vectors, in any order of summing; doubled
         tolerance = 2 * self._index.d * 2.0**-24
         pending, fetch = np.arange(len(queries)), k + _SPARE
         while pending.size:
