@@ -26,8 +26,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import numpy as np
@@ -171,9 +171,9 @@ def train(catalog: Catalog, turns: int, folder: Path) -> dict[str, float]:
     config = recipe(turns)
     names = [domain.name for domain in catalog.domains]
     domains = [(name, catalog.domain(name).images) for name in names]
-    side, resize = stream.stored_side(config.data), config.data.resize
+    pixels, resize = stream.stored_side(config.data), config.data.resize
     for name in names:
-        np.save(folder / f"{name}.npy", decode(spans(catalog, name), side, resize))
+        np.save(folder / f"{name}.npy", decode(spans(catalog, name), pixels, resize))
     job = workers.Job(
         config, Run(folder), catalog.path.resolve(), domains, stream.keep(catalog, names, config.data)
     )
@@ -193,18 +193,21 @@ def train(catalog: Catalog, turns: int, folder: Path) -> dict[str, float]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     torchrun = subprocess.Popen([*command, "--torchrun", str(folder), "--turns", str(turns)], env=environment)
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(workers.fit, job, ours)
+    training = Thread(target=workers.fit, args=(job, ours), daemon=True)
+    training.start()
+    try:
         for turn in range(1, turns + 1):
             for side in ("ours", "theirs") if turn % 2 else ("theirs", "ours"):
                 (folder / f"{side}-{turn}").touch()
                 while not (result := folder / f"{side}-{turn}.json").exists():
-                    if (training.done() and training.exception()) or torchrun.poll():
-                        raise SystemExit("a side died; see above")
+                    if not training.is_alive() or torchrun.poll() is not None:
+                        raise SystemExit(f"{side} died; see above")
                     time.sleep(0.05)
                 rates[side].append(read_json(result, "rate"))
-        training.result()
-    torchrun.wait()
+        training.join()
+        torchrun.wait()
+    finally:
+        torchrun.kill()
     ours_rates, their_rates = rates["ours"][1:], rates["theirs"][1:]
     return {
         "ray_train_images_per_s": statistics.median(ours_rates),

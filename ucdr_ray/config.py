@@ -160,7 +160,8 @@ class TrainConfig(Section):
 class TrackingConfig(Section):
     enabled: bool = Field(True, description="Log to MLflow.")
     uri: str | None = Field(
-        None, description="MLflow tracking URI; empty: `mlflow.db` (SQLite) beside the run, shared by its siblings."
+        None,
+        description="MLflow tracking URI; empty: `mlflow.db` (SQLite) beside the run, shared by its siblings.",
     )
     experiment: str = Field("ucdr-ray", description="MLflow experiment.")
 

@@ -18,6 +18,14 @@ def catalog(tmp_path_factory):
     return make_catalog(tmp_path_factory.mktemp("engine") / "catalog", {"one": 1, "photo": 21, "sketch": 17})
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for each other on images this small
+    yield
+    torch.set_num_threads(threads)
+
+
 class Stopped(Exception):
     pass
 

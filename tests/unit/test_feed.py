@@ -15,6 +15,7 @@ def numbered(*sizes: int) -> list[np.ndarray]:
     return [np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 3, 2, 2)) for n in sizes]
 
 
+@settings(deadline=None)
 @given(rows=st.integers(0, 50), workers=st.integers(1, 9))
 def test_shares_are_whole_and_even(rows, workers):
     shares = [share(rows, rank, workers) for rank in range(workers)]
@@ -78,6 +79,7 @@ def test_a_sweep_shows_everything_once():
     assert seen.sort() or seen == [(0, s) for s in range(23)] + [(1, s) for s in range(9)] + [(2, 0)]
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), data=st.data())
 def test_chunks_read_like_one_array_and_split_without_a_copy(lengths, data):
     arrays = [np.random.default_rng(n).integers(0, 255, (length, 2)) for n, length in enumerate(lengths)]

@@ -37,7 +37,7 @@ def rank_relevant(
         block_bytes: size of a block of scores, which is nearly all the memory used; the result does not depend on it.
 
     Raises:
-        ValueError: a vector is not finite, or lengths differ.
+        ValueError: a vector is not finite.
     """
     if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
         raise ValueError("vectors to rank must be finite")
