@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
@@ -11,11 +12,13 @@ from tests.tiny import encoder, make_catalog, make_embeddings
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.images import decode
+from ucdr_ray.index import build as building
 from ucdr_ray.index.build import build
 from ucdr_ray.index.manifest import Manifest
 from ucdr_ray.index.search import Index
-from ucdr_ray.index.versions import current, versions
+from ucdr_ray.index.versions import current, set_current, version_name, versions
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.records import FileRecord
 
 
 def naive(embeddings: Embeddings, domains: list[str], query: np.ndarray, k: int) -> list[tuple]:
@@ -141,8 +144,6 @@ def test_no_index_is_one_clear_line(tmp_path):
 
 
 def test_labels_are_not_in_the_index(world):
-    import pyarrow.parquet as pq
-
     for path in (world.index / "versions").rglob("*.parquet"):
         assert pq.read_schema(path).names == ["id", "domain", "slot", "source", "thumbnail"]
 

@@ -41,7 +41,8 @@ def keep(
     """
     windows = [[span] for name in domains for span in spans(catalog, name)]
     references = []
-    for bundle in _decoded(windows, config, _tasks()).iter_internal_ref_bundles():
+    # One task more than cores: none of these waits while a result is being handed over.
+    for bundle in _decoded(windows, config, _tasks() + 1).iter_internal_ref_bundles():
         for block in bundle.blocks:
             references.append(block.ref)
             advance(block.metadata.num_rows or 0)
