@@ -12,13 +12,11 @@ from tests.tiny import encoder, make_catalog, make_embeddings
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.images import decode
-from ucdr_ray.index import build as building
 from ucdr_ray.index.build import build
 from ucdr_ray.index.manifest import Manifest
 from ucdr_ray.index.search import Index
-from ucdr_ray.index.versions import current, set_current, version_name, versions
+from ucdr_ray.index.versions import current, versions
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.records import FileRecord
 
 
 def naive(embeddings: Embeddings, domains: list[str], query: np.ndarray, k: int) -> list[tuple]:

@@ -47,13 +47,12 @@ def embed(
         raise UserError("--size goes with --backbone; a run has its own")
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.cluster.embedding import embed as run_job
-    from ucdr_ray.evaluation.features import chosen_domains
     from ucdr_ray.files import write_json
     from ucdr_ray.models.encoder import Encoder
 
     started = time.monotonic()
     opened = Catalog.open(catalog)
-    names = chosen_domains(opened, domains.split(",") if domains else None)
+    names = [opened.domain(name.strip()).name for name in domains.split(",")] if domains else None
     encoder = Encoder.load(run / "encoder") if run is not None else Encoder.from_backbone(str(backbone), size)
     made = run_job(encoder, opened, out, names, batch)
     summary = {

@@ -135,18 +135,18 @@ def _print(result: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for query in result["queries"]:
-        table = Table(title=query["image"], title_justify="left", box=SIMPLE_HEAD)
+        table = Table(title=Text(query["image"]), title_justify="left", box=SIMPLE_HEAD)
         for heading in ("rank", "score", "domain", "id", "source"):
             table.add_column(
                 heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold"
             )
         for hit in query["hits"]:
-            table.add_row(
-                str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"]
-            )
+            cells = (str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"])
+            table.add_row(*map(Text, cells))  # a name with brackets is no markup
         console.print(table)
     shards = result["shards"]
     lines = [
