@@ -77,6 +77,6 @@ def clear_foreign(folder: Path, keep: set[str]) -> None:
     kept = {folder / file for file in keep} | {(folder / file).with_suffix(".json") for file in keep}
     for path in (folder / "vectors").rglob("*"):
         if path.is_file() and path not in kept:
-            path.unlink()
+            path.unlink(missing_ok=True)  # a worker of a killed job may still be renaming it
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)

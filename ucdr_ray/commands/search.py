@@ -172,6 +172,12 @@ def _write_sheet(
             captions = [f"{rank}. {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
             title = f"{image.name} → {name}"
             rows.append(
-                contact_sheet(decode(content), thumbnails, captions, title=title, columns=_SHEET_COLUMNS)
+                contact_sheet(
+                    decode(content),
+                    thumbnails,
+                    captions,
+                    title=title,
+                    columns=min(_SHEET_COLUMNS, max(len(hits), 1)),
+                )
             )
     atomic_write(path, png(stack(rows)))

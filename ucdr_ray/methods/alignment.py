@@ -27,14 +27,15 @@ class Alignment:
     def stages(self) -> list[Stage]:
         """L_aug; then + L_in; then + L_cross. Stages of 0 epochs are left out."""
         c = self.config
+        inside = {"in": c.weight_in} if c.weight_in > 0 else {}
         stages = [
             Stage("instance", c.stages.instance, {"aug": c.weight_aug}),
             Stage("in_domain", c.stages.in_domain, {"aug": c.weight_aug, "in": c.weight_in}, k_in=c.k_in),
             Stage(
                 "cross_domain",
                 c.stages.cross_domain,
-                {"aug": c.weight_aug, "in": c.weight_in, "cross": c.weight_cross},
-                k_in=c.k_in if c.weight_in > 0 else None,
+                {"aug": c.weight_aug} | inside | {"cross": c.weight_cross},
+                k_in=c.k_in if inside else None,
                 k_cross=c.k_cross,
             ),
         ]
