@@ -99,6 +99,9 @@ def test_build_list_and_verify(world, capsys, tmp_path):
     listed = json_of(capsys, "index", "list", index, "--json", "-")
     assert listed["current"] == second["version"] == current(index)
     assert [version["version"] for version in listed["versions"]] == [first["version"], second["version"]]
+    assert cli.run(["index", "list", str(index)]) == 0
+    marked = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["*"]]
+    assert marked == [second["version"]]
     assert json_of(capsys, "index", "verify", index, "--json", "-")["verified"] == [
         first["version"],
         second["version"],

@@ -92,6 +92,7 @@ def list_versions(index: IndexArgument, json_file: JsonOption = None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ucdr_ray.index.versions import current, read_manifest, versions
 
@@ -100,15 +101,25 @@ def list_versions(index: IndexArgument, json_file: JsonOption = None) -> None:
     if _wrote({"index": str(index), "current": used, "versions": summaries}, json_file):
         return
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("", "version", "created", "model", "dim", "domains", "size"):
-        table.add_column(heading, justify="right" if heading in ("dim", "size") else "left", overflow="fold")
-    for row in summaries:
-        domains = ", ".join(f"{name} {rows:,}" for name, rows in row["domains"].items())
-        mark = "*" if row["version"] == used else ""
-        size = _megabytes(row["bytes"])
-        table.add_row(
-            mark, row["version"], row["created"], row["model"]["name"], str(row["dim"]), domains, size
+    for heading in ("", "version", "created (UTC)", "model", "dim", "images", "size"):
+        right = heading in ("dim", "size")
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            no_wrap=heading in ("version", "size"),
+            overflow="fold",
         )
+    for row in summaries:
+        cells = (
+            "*" if row["version"] == used else "",
+            row["version"],
+            row["created"][:16].replace("T", " "),
+            row["model"]["name"],
+            str(row["dim"]),
+            "\n".join(f"{name} {rows:,}" for name, rows in row["domains"].items()),
+            _megabytes(row["bytes"]),
+        )
+        table.add_row(*map(Text, cells))  # a name with brackets is no markup
     Console().print(table)
 
 
