@@ -9,7 +9,7 @@ import platform
 import statistics
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -67,27 +67,27 @@ def purity(memory: LocalMemory, labels: list[list[str | None]]) -> dict[str, flo
 def judge_checkpoint(
     folder: Path, config: RunConfig, catalog: Catalog, names: list[str], full: bool
 ) -> dict[str, float]:
-    """Purity of the cross-domain neighbours that a checkpoint's bank gives and, if `full`, its retrieval."""
+    """Of a checkpoint: purity of its cross-domain neighbours (un-augmented keys); retrieval too, if `full`."""
     tensors, values = load_checkpoint(folder)
-    labels = [catalog.read(name, ["label"])["label"].to_pylist() for name in names]
-    encoder = build_encoder(config)
-    memory = LocalMemory(
-        [(name, len(rows)) for name, rows in zip(names, labels, strict=True)], encoder.head_dim
-    )
-    memory.load_state_dict(
-        {key.removeprefix("memory."): value for key, value in tensors.items() if key.startswith("memory.")}
-    )
-    method = config.method
+
+    def encoder(part: str, embedding: Literal["head", "backbone"]) -> Encoder:
+        built = build_encoder(config)
+        built.load_state_dict({
+            name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)
+        })  # fmt: skip
+        built.embedding = embedding
+        return built.eval()
+
+    target, method = encoder("target.", "head"), config.method
+    keys = embed_domains(target, catalog, names)
+    memory = LocalMemory([(name, len(keys[name].ids)) for name in names], target.head_dim)
+    for index, name in enumerate(names):
+        rows = torch.arange(len(keys[name].ids))
+        memory.push(torch.full_like(rows, index), rows, torch.from_numpy(keys[name].vectors))
     memory.rebuild(None, method.k_cross, method.mutual, method.centre)
-    result = {"epoch": float(values["epoch"])} | purity(memory, labels)
+    result = {"epoch": float(values["epoch"])} | purity(memory, [list(keys[name].labels) for name in names])
     if full:
-        state = {
-            key.removeprefix("encoder."): value
-            for key, value in tensors.items()
-            if key.startswith("encoder.")
-        }
-        encoder.load_state_dict(state)
-        result |= judge(encoder.eval(), catalog, names)["mean"]
+        result |= judge(encoder("encoder.", config.model.embedding), catalog, names)["mean"]
     return result
 
 

@@ -3,6 +3,9 @@
 import logging
 import os
 import sys
+from typing import Any
+
+from ucdr_ray.errors import JobError
 
 _SMALLEST = 4  # logical CPUs: Ray Data's own tasks must find room beside workers and actors
 
@@ -20,6 +23,9 @@ def start_ray(
         object_store_memory: bytes, of a Ray started here; Ray's own choice without it.
         dashboard: Ray Train V2 logs errors without one; other jobs start faster.
         temp_folder: where a Ray started here keeps sockets and logs; a short path.
+
+    Raises:
+        JobError: no Ray answers at ``RAY_ADDRESS``, or none comes up here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     joining = bool(os.environ.get("RAY_ADDRESS"))
@@ -31,17 +37,21 @@ def start_ray(
     import ray.data
 
     if not ray.is_initialized():
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if joining:
-            ray.init(**quiet)
-        else:
-            ray.init(
-                num_cpus=num_cpus or max(_SMALLEST, os.cpu_count() or 1),
-                object_store_memory=object_store_memory,
-                include_dashboard=dashboard,
-                _temp_dir=temp_folder,
-                **quiet,
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not joining:
+            settings |= {
+                "num_cpus": num_cpus or max(_SMALLEST, os.cpu_count() or 1),
+                "object_store_memory": object_store_memory,
+                "include_dashboard": dashboard,
+                "_temp_dir": temp_folder,
+            }
+        try:
+            ray.init(**settings)
+        except Exception as error:  # whatever keeps Ray from starting, in Ray's many types
+            what = (
+                f"no Ray at RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if joining else "Ray did not start here"
             )
+            raise JobError(f"{what}: {' '.join(str(error).split())}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

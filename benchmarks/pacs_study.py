@@ -1,0 +1,182 @@
+"""What limits staged alignment on PACS: the recipe at 64 px, one setting changed at a time, one seed.
+
+Two variants train at a time, each in a process of its own. What is done under --work is kept: the same command goes on.
+
+    python benchmarks/pacs_study.py --data pacs.zip --weights weights --picture study.png
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pacs import CONFIG
+from rich.console import Console
+from rich.table import Table
+from staged import call, judge, unpack
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.files import read_json, write_json
+from ucdr_ray.models.encoder import Encoder
+
+BACKBONE, SIZE = "mobilenet_v1_025_imagenet", 64
+BASE = {"data.size": SIZE, "method.stages.in_domain": 3, "method.stages.cross_domain": 3}
+VARIANTS: dict[str, dict[str, object]] = {
+    "the recipe": {},
+    "MobileNetV2": {"model.backbone": "mobilenet_v2_imagenet"},
+    "96 px": {"data.size": 96},
+    "k = 20": {"method.k_in": 20, "method.k_cross": 20},
+    "k = 50": {"method.k_in": 50, "method.k_cross": 50},
+    "k = 100": {"method.k_in": 100, "method.k_cross": 100},
+    "k = 400": {"method.k_in": 400, "method.k_cross": 400},
+    "all neighbours, not mutual": {"method.mutual": False},
+    "temperature 0.1": {"method.temperature": 0.1},
+    "temperature 0.2": {"method.temperature": 0.2},
+    "temperature 0.5": {"method.temperature": 0.5},
+    "L_aug at full weight": {"method.weight_aug": 1},
+    "no L_aug after stage 1": {"method.weight_aug": 1e-6},
+    "instance stage only": {
+        "method.stages.instance": 7,
+        "method.stages.in_domain": 0,
+        "method.stages.cross_domain": 0,
+    },
+    "no cross-domain stage": {"method.stages.in_domain": 6, "method.stages.cross_domain": 0},
+    "no in-domain stage": {
+        "method.stages.in_domain": 0,
+        "method.stages.cross_domain": 6,
+        "method.weight_in": 0,
+    },
+    "embedding: the backbone's": {"model.embedding": "backbone"},
+    "head of 16 dimensions": {"model.dim": 16},
+    "MoCo v2's augmentation": {"augment.crop_min": 0.2, "augment.edge_p": 0, "augment.invert_p": 0},
+    "backbone all but frozen": {"train.lr": 1e-6, "train.head_lr_factor": 1000},
+    "backbone rate x 5": {"train.lr": 5e-4, "train.head_lr_factor": 2},
+    "neighbours not centred": {"method.centre": False},
+    "banks not refreshed": {"method.refresh": False},
+    "batch statistics": {"model.batch_norm": "train"},
+}
+
+
+def settings(name: str, weights: Path) -> dict[str, object]:
+    """The fields of a variant that differ from the shipped recipe."""
+    chosen = {"model.backbone": BACKBONE, **BASE, **VARIANTS[name]}
+    return chosen | {"model.backbone": f"{weights}/{chosen['model.backbone']}"}
+
+
+def train(name: str, weights: Path, catalog: Path, run: Path, seed: int) -> None:
+    """`ucdr train` of one variant, on one core."""
+    if (run / "encoder").is_dir():
+        return
+    fields = settings(name, weights) | {
+        "train.seed": seed,
+        "train.workers": 0,
+        "train.threads": 1,
+        "tracking.enabled": False,
+    }
+    words = ["--catalog", catalog, "--config", CONFIG, "--out", run, *(["--resume"] if run.is_dir() else [])]
+    words += [word for field, value in fields.items() for word in ("--set", f"{field}={value}")]
+    command = [str(Path(sys.executable).with_name("ucdr")), "train", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def draw(rows: dict[str, dict[str, float]], file: Path) -> None:
+    """Bars: map@all of each variant; ticks: zero-training and centring with its backbone and size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
+    names = list(rows)
+    values = [100 * row["alignment"] for row in rows.values()]
+    colours = ["#30638e" if name == names[0] else "#9db4c8" for name in names]
+    axes.barh(names, values, color=colours)
+    for index, (row, value) in enumerate(zip(rows.values(), values, strict=True)):
+        for key, colour in (("zero", "#d1495b"), ("centred", "#edae49")):
+            label = f"{key}, same backbone and size" if index == 0 else None
+            axes.plot([100 * row[key]] * 2, [index - 0.4, index + 0.4], color=colour, lw=2, label=label)
+        axes.text(value + 0.1, index, f"{value:.1f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(left=15)
+    axes.set_xlabel("map@all, mean over the twelve ordered pairs, % (axis from 15)")
+    axes.set_title("PACS at 64 px: one setting changed at a time")
+    axes.legend(loc="lower right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="pacs.zip, or the folder of domains inside it.")],
+    weights: Annotated[Path, typer.Option(help="Folder of the backbones, each in transformers format.")],
+    work: Annotated[Path, typer.Option(help="Where catalog and runs go; what is there is reused.")] = Path(
+        "runs/pacs_study"
+    ),
+    only: Annotated[list[str] | None, typer.Option(help="A variant by name; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the figures to this PNG.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Variant -> numbers.")] = None,
+) -> None:
+    names = only or list(VARIANTS)
+    if unknown := set(names) - set(VARIANTS):
+        raise SystemExit(f"--only {', '.join(unknown)}: allowed are {', '.join(VARIANTS)}")
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "catalog" / "manifest.json").exists():
+        call("ingest", unpack(data, work), "--expect", "pacs", "--out", work / "catalog")
+    catalog = Catalog.open(work / "catalog")
+    domains = [domain.name for domain in catalog.domains]
+    bare: dict[tuple[object, object], tuple[float, float]] = {}
+
+    def folder(name: str) -> Path:
+        return work / f"run-{list(VARIANTS).index(name):02}-{seed}"
+
+    def row(name: str) -> dict[str, float]:
+        file = folder(name) / "study.json"
+        if file.exists():
+            return dict(read_json(file, "row"))
+        fields = settings(name, weights)
+        key = (fields["model.backbone"], fields["data.size"])
+        if key not in bare:
+            encoder = Encoder.from_backbone(str(key[0]), int(str(key[1])))
+            means = [judge(encoder, catalog, domains, centred)["mean"] for centred in (False, True)]
+            bare[key] = (means[0]["map@all"], means[1]["map@all"])
+        mean: dict[str, Any] = judge(Encoder.load(folder(name) / "encoder"), catalog, domains)["mean"]
+        zero, centred = bare[key]
+        found = {"alignment": mean["map@all"], "precision@1": mean["precision@1"]}
+        found |= {"zero": zero, "centred": centred}
+        write_json(file, found)
+        return found
+
+    console = Console(width=110)
+    rows: dict[str, dict[str, float]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        trained = [pool.submit(train, name, weights, catalog.path, folder(name), seed) for name in names]
+        for name, future in zip(names, trained, strict=True):
+            future.result()
+            rows[name] = row(name)
+            console.print(f"{len(rows)}/{len(names)} {name}: {100 * rows[name]['alignment']:.2f}")
+
+    table = Table(
+        "variant", "map@all %", "gain on zero", "gain on centring", "precision@1 %", title="PACS, study"
+    )
+    for name, found in rows.items():
+        gains = [100 * (found["alignment"] - found[key]) for key in ("zero", "centred")]
+        table.add_row(
+            name,
+            f"{100 * found['alignment']:.2f}",
+            *(f"{gain:+.2f}" for gain in gains),
+            f"{100 * found['precision@1']:.2f}",
+        )
+    console.print(table)
+    if picture is not None:
+        draw(rows, picture)
+    if json_file is not None:
+        write_json(json_file, rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
