@@ -34,7 +34,8 @@ def demo(
     drawings, catalog, run = out / "drawings", out / "catalog", out / "run"
     embeddings, index = out / "embeddings", out / "index"
     size = recipe.data.stored_size or recipe.data.size
-    _step("draw", "--out", drawings, "--per-class", per_class, "--size", size)
+    if not _drawn(drawings, per_class, size):  # drawn anew, its files would be new inputs to the catalog
+        _step("draw", "--out", drawings, "--per-class", per_class, "--size", size)
     _step("ingest", drawings, "--out", catalog)
     _step("evaluate", "--catalog", catalog, "--backbone", recipe.model.backbone, "--size", recipe.data.size,
           "--k", "1,10,50", "--json", out / "before.json")  # fmt: skip
@@ -47,7 +48,7 @@ def demo(
           "--json", out / "after.json")  # fmt: skip
     query = next((drawings / "sketch").glob("*/*.png"))
     _step("search", index, query, "--domains", "photo,painting", "-k", 5, "--sheet", out / "search.png")
-    _step("report", run, "--catalog", catalog, "--out", out / "report.html")
+    _step("report", run, "--catalog", catalog, "--embeddings", embeddings, "--out", out / "report.html")
 
     before, after = (_score(out / name) for name in ("before.json", "after.json"))
     typer.echo(
@@ -57,6 +58,14 @@ def demo(
     typer.echo(f"report:  {(out / 'report.html').resolve()}")
     typer.echo(f"search:  {(out / 'search.png').resolve()}")
     typer.echo(f"MLflow:  mlflow ui --backend-store-uri {resolve_uri(recipe.tracking.uri, out)}")
+
+
+def _drawn(folder: Path, per_class: int, size: int) -> bool:
+    record = folder / "drawings.json"
+    if not record.is_file():
+        return False
+    there = json.loads(record.read_text())
+    return (there["per_class"], there["size"]) == (per_class, size)
 
 
 def _step(*arguments: object) -> None:
