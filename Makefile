@@ -11,7 +11,7 @@ QUICK ?= --quick
 PACS ?=
 EMOJI ?=
 WEIGHTS ?=
-ON_IMAGES := pacs emoji
+ON_IMAGES := pacs pacs_study emoji
 WITHOUT := $(filter-out $(ON_IMAGES) staged,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .PHONY: setup demo test lint bench chaos lock
@@ -53,6 +53,8 @@ bench: $(READY)
 ifneq ($(PACS),)
 	$(BIN)/python benchmarks/pacs.py $(QUICK) --data $(PACS) --weights $(WEIGHTS) \
 		--work build/bench/pacs --json build/bench/pacs.json
+	$(BIN)/python benchmarks/pacs_study.py $(QUICK) --data $(PACS) --weights $(dir $(patsubst %/,%,$(WEIGHTS))) \
+		--work build/bench/pacs_study --json build/bench/pacs_study.json
 endif
 ifneq ($(EMOJI),)
 	$(BIN)/python benchmarks/emoji.py $(QUICK) --data $(EMOJI) --weights $(WEIGHTS) \

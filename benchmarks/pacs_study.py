@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pacs import CONFIG
@@ -19,7 +21,10 @@ from rich.table import Table
 from staged import call, judge, unpack
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.files import read_json, write_json
+from ucdr_ray.config import RunConfig, config_fingerprint, load_config
+from ucdr_ray.evaluation.features import embed_domains
+from ucdr_ray.evaluation.protocols import evaluate_pairs
+from ucdr_ray.files import write_json
 from ucdr_ray.models.encoder import Encoder
 
 BACKBONE, SIZE = "mobilenet_v1_025_imagenet", 64
@@ -37,7 +42,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "temperature 0.2": {"method.temperature": 0.2},
     "temperature 0.5": {"method.temperature": 0.5},
     "L_aug at full weight": {"method.weight_aug": 1},
-    "no L_aug after stage 1": {"method.weight_aug": 1e-6},
+    "next to no L_aug, in all stages": {"method.weight_aug": 1e-6},
     "instance stage only": {
         "method.stages.instance": 7,
         "method.stages.in_domain": 0,
@@ -60,28 +65,33 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def settings(name: str, weights: Path) -> dict[str, object]:
-    """The fields of a variant that differ from the shipped recipe."""
-    chosen = {"model.backbone": BACKBONE, **BASE, **VARIANTS[name]}
-    return chosen | {"model.backbone": f"{weights}/{chosen['model.backbone']}"}
+@dataclass(frozen=True)
+class Variant:
+    """One run: its name, what it changes (`--set`), and its folder, named by the config it is made with."""
+
+    name: str
+    overrides: list[str]
+    config: RunConfig
+    run: Path
+
+    @classmethod
+    def make(cls, name: str, weights: Path, work: Path, shared: dict[str, object]) -> "Variant":
+        fields = {"model.backbone": BACKBONE, **BASE, **VARIANTS[name], **shared}
+        fields["model.backbone"] = f"{weights}/{fields['model.backbone']}"
+        overrides = [f"{field}={value}" for field, value in fields.items()]
+        config = load_config(CONFIG, overrides)
+        return cls(name, overrides, config, work / config_fingerprint(config)[:12])
 
 
-def train(name: str, weights: Path, catalog: Path, run: Path, seed: int) -> None:
-    """`ucdr train` of one variant, on one core."""
-    if (run / "encoder").is_dir():
-        return
-    fields = settings(name, weights) | {
-        "train.seed": seed,
-        "train.workers": 0,
-        "train.threads": 1,
-        "tracking.enabled": False,
-    }
-    words = ["--catalog", catalog, "--config", CONFIG, "--out", run, *(["--resume"] if run.is_dir() else [])]
-    words += [word for field, value in fields.items() for word in ("--set", f"{field}={value}")]
+def train(variant: Variant, catalog: Path) -> None:
+    """`ucdr train` on one core; a finished run stays as it is."""
+    words: list[object] = ["--catalog", catalog, "--config", CONFIG, "--out", variant.run]
+    words += ["--resume"] if variant.run.is_dir() else []
+    words += [word for override in variant.overrides for word in ("--set", override)]
     command = [str(Path(sys.executable).with_name("ucdr")), "train", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
-        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        raise SystemExit(f"{variant.name}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def draw(rows: dict[str, dict[str, float]], file: Path) -> None:
@@ -117,6 +127,9 @@ def main(
         "runs/pacs_study"
     ),
     only: Annotated[list[str] | None, typer.Option(help="A variant by name; may be given again.")] = None,
+    quick: Annotated[
+        bool, typer.Option(help="The recipe and one variant, an epoch a stage: a smoke figure.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Draw the figures to this PNG.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Variant -> numbers.")] = None,
@@ -124,41 +137,45 @@ def main(
     names = only or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         raise SystemExit(f"--only {', '.join(unknown)}: allowed are {', '.join(VARIANTS)}")
+    shared: dict[str, object] = {
+        "train.seed": seed,
+        "train.workers": 0,
+        "train.threads": 1,
+        "tracking.enabled": False,
+    }
+    if quick:
+        names = names[:2]
+        shared |= {f"method.stages.{stage}": 1 for stage in ("instance", "in_domain", "cross_domain")}
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "catalog" / "manifest.json").exists():
         call("ingest", unpack(data, work), "--expect", "pacs", "--out", work / "catalog")
     catalog = Catalog.open(work / "catalog")
     domains = [domain.name for domain in catalog.domains]
-    bare: dict[tuple[object, object], tuple[float, float]] = {}
+    variants = [Variant.make(name, weights, work, shared) for name in names]
 
-    def folder(name: str) -> Path:
-        return work / f"run-{list(VARIANTS).index(name):02}-{seed}"
+    @cache
+    def untrained(backbone: str, size: int) -> dict[str, float]:
+        vectors = embed_domains(Encoder.from_backbone(backbone, size), catalog, domains)
+        means = {
+            name: evaluate_pairs(vectors, centred=name == "centred")["mean"] for name in ("zero", "centred")
+        }
+        return {name: mean["map@all"] for name, mean in means.items()}
 
-    def row(name: str) -> dict[str, float]:
-        file = folder(name) / "study.json"
-        if file.exists():
-            return dict(read_json(file, "row"))
-        fields = settings(name, weights)
-        key = (fields["model.backbone"], fields["data.size"])
-        if key not in bare:
-            encoder = Encoder.from_backbone(str(key[0]), int(str(key[1])))
-            means = [judge(encoder, catalog, domains, centred)["mean"] for centred in (False, True)]
-            bare[key] = (means[0]["map@all"], means[1]["map@all"])
-        mean: dict[str, Any] = judge(Encoder.load(folder(name) / "encoder"), catalog, domains)["mean"]
-        zero, centred = bare[key]
-        found = {"alignment": mean["map@all"], "precision@1": mean["precision@1"]}
-        found |= {"zero": zero, "centred": centred}
-        write_json(file, found)
-        return found
+    def figures(variant: Variant) -> dict[str, float]:
+        mean = judge(Encoder.load(variant.run / "encoder"), catalog, domains)["mean"]
+        trained = {"alignment": mean["map@all"], "precision@1": mean["precision@1"]}
+        return trained | untrained(variant.config.model.backbone, variant.config.data.size)
 
     console = Console(width=110)
     rows: dict[str, dict[str, float]] = {}
     with ThreadPoolExecutor(2) as pool:
-        trained = [pool.submit(train, name, weights, catalog.path, folder(name), seed) for name in names]
-        for name, future in zip(names, trained, strict=True):
-            future.result()
-            rows[name] = row(name)
-            console.print(f"{len(rows)}/{len(names)} {name}: {100 * rows[name]['alignment']:.2f}")
+        trainings = [pool.submit(train, variant, catalog.path) for variant in variants]
+        for variant, training in zip(variants, trainings, strict=True):
+            training.result()
+            rows[variant.name] = figures(variant)
+            console.print(
+                f"{len(rows)}/{len(names)} {variant.name}: {100 * rows[variant.name]['alignment']:.2f}"
+            )
 
     table = Table(
         "variant", "map@all %", "gain on zero", "gain on centring", "precision@1 %", title="PACS, study"

@@ -120,11 +120,9 @@ def measure(
         run = work / f"run-{seed}"
         extra = [f"train.seed={seed}", "train.keep_checkpoints=1000", *overrides]
         settings = [part for override in extra for part in ("--set", override)]
-        if not (run / "encoder").is_dir():
-            resume = ["--resume"] if run.is_dir() else []
-            call(
-                "train", "--catalog", catalog_path, "--config", config_path, *settings, "--out", run, *resume
-            )
+        # A finished run is left as it is, one of another recipe refused.
+        resume = ["--resume"] if run.is_dir() else []
+        call("train", "--catalog", catalog_path, "--config", config_path, *settings, "--out", run, *resume)
         seeded = load_config(config_path, extra)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         track = [
@@ -172,11 +170,12 @@ def show(title: str, result: dict[str, Any], json_file: Path | None) -> None:
         "epoch",
         "purity",
         "share of rows with a neighbour",
-        title=f"cross-domain neighbours, seed {runs[0]['seed']} (mean over pairs)",
+        title=f"mutual neighbours across domains, mean over pairs and {len(runs)} seeds",
     )
-    for entry in runs[0]["purity"]:
-        if "purity" in entry:
-            growth.add_row(f"{entry['epoch']:.0f}", f"{entry['purity']:.3f}", f"{entry['share']:.3f}")
+    for entries in zip(*(run["purity"] for run in runs), strict=True):
+        if all("purity" in entry for entry in entries):
+            means = [statistics.fmean(entry[key] for entry in entries) for key in ("purity", "share")]
+            growth.add_row(f"{entries[0]['epoch']:.0f}", *(f"{mean:.3f}" for mean in means))
     console.print(growth)
     if json_file is not None:
         write_json(json_file, flat(result))
@@ -192,7 +191,8 @@ def flat(result: dict[str, Any]) -> dict[str, float]:
         keys[f"alignment.{metric}"] = statistics.fmean(
             run["alignment"]["mean"][metric] for run in result["runs"]
         )
-    keys["alignment.map@all.sd"] = statistics.stdev(final) if len(final) > 1 else 0.0
+    if len(final) > 1:
+        keys["alignment.map@all.sd"] = statistics.stdev(final)
     for stage in result["runs"][0]["stages"]:
         keys[f"stage.{stage}.map@all"] = statistics.fmean(
             run["stages"][stage]["map@all"] for run in result["runs"]

@@ -33,7 +33,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from evaluation import compare
+from evaluation import compare_all
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
@@ -241,7 +241,7 @@ def main(
         result = train(catalog, 4 if quick else turns, work / "turns")
         result |= images(folder, catalog, 1 if quick else 5)
     rows, repeats = (3_000, 1) if quick else (10_000, 3)
-    evaluations = [compare(rows, rows, classes=classes, repeats=repeats) for classes in (7, 100, rows)]
+    evaluations = compare_all(rows, repeats).values()
     result["evaluate_vs_argsort"] = min(row["evaluate_vs_argsort"] for row in evaluations)
     show(result)
     if json_file is not None:
