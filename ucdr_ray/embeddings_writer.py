@@ -1,5 +1,6 @@
 """Writing an embeddings folder: parts, each with a receipt for the job that resumes; the manifest last."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,38 @@ import pyarrow.parquet as pq
 
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, Manifest, ModelRef, Part, check_unit
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import atomic_write, write_json
+from ucdr_ray.files import atomic_write, read_json, write_json
 from ucdr_ray.records import Record, files_under, read_record
+
+
+_TEMPORARY = re.compile(r"\..+\.(tmp|old)")
+_OURS = {"encoder", "vectors", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
 
 
 class _Receipt(Record):
     made_from: dict[str, Any]
     part: Part
+
+
+def check_folder(folder: Path) -> None:
+    """See that embeddings may be written to ``folder``: a run and an index hold an encoder of their own.
+
+    Raises:
+        UserError: it is a file, or holds something that is neither embeddings nor the beginning of some.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file")
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        content = read_json(manifest, "embeddings manifest")
+        ours = isinstance(content, dict) and content.get("format") == "ucdr-embeddings"
+    else:
+        names = {entry.name for entry in folder.iterdir()}
+        ours = all(name in _OURS or _TEMPORARY.fullmatch(name) for name in names)
+    if not ours:
+        raise UserError(f"--out {folder}: is there and holds no embeddings; choose another folder")
 
 
 def write_part(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.tiny import encoder, make_catalog
 from ucdr_ray import catalog as catalogs
@@ -142,6 +143,21 @@ def test_finished_embeddings_are_not_overwritten_by_others(catalog, copy, tmp_pa
     (tmp_path / "notes" / "thesis.txt").touch()
     with pytest.raises(UserError, match="holds no embeddings"):
         embed(encoder(), catalog, tmp_path / "notes")
+
+
+def test_the_encoder_of_a_run_is_not_overwritten(catalog, tmp_path):
+    trained = Encoder.from_backbone("random:resnet-mini", size=48)
+    trained.save(tmp_path / "run/encoder")
+    write_json(tmp_path / "run/run.json", {})
+    with pytest.raises(UserError, match="holds no embeddings"):
+        embed(encoder(), catalog, tmp_path / "run")
+    assert Encoder.load(tmp_path / "run/encoder").fingerprint == trained.fingerprint
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["encoder", "run.json"]
+
+
+def test_one_job_at_a_time(catalog, copy):
+    with FileLock(copy / ".lock"), pytest.raises(UserError, match="another process is embedding there"):
+        embed(encoder(), catalog, copy)
 
 
 def test_an_unknown_domain_names_those_there_are(catalog, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tiny import encoder, make_catalog, make_embeddings
 from ucdr_ray.embeddings import Embeddings
-from ucdr_ray.embeddings_writer import finished_part, write_part
+from ucdr_ray.embeddings_writer import check_folder, finished_part, write_part
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint, read_json, sha256_file, write_json
 
@@ -156,3 +156,42 @@ def test_vectors_that_are_not_unit_are_not_written(tmp_path):
     with pytest.raises(UserError, match="row 1 is not a unit vector"):
         write_part(tmp_path, "vectors/a/part-00000.parquet", "a", 0, ["x", "y"], np.diag([1.0, np.nan]), {})
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["run.json", "config.yaml", "encoder/encoder.json", ".lock"],  # a run
+        ["CURRENT", "versions/1-abc/manifest.json", ".lock"],  # an index
+        [".lock", "config.yaml"],  # a run that came to nothing
+        ["encoder/encoder.json", "thesis.txt"],
+        [".hidden"],
+    ],
+)
+def test_a_folder_of_something_else_is_refused_and_not_touched(tmp_path, there):
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="holds no embeddings"):
+        check_folder(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_catalog_and_a_file_are_refused(made, tmp_path):
+    with pytest.raises(UserError, match="holds no embeddings"):
+        check_folder(Path(made.catalog.path))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        check_folder(tmp_path / "file")
+
+
+def test_embeddings_and_what_a_killed_job_leaves_are_accepted(made, copy, tmp_path):
+    check_folder(made.path)
+    check_folder(tmp_path / "new")
+    (copy / "manifest.json").unlink()
+    (copy / ".encoder.abc.tmp").mkdir()
+    (copy / ".lock").touch()
+    check_folder(copy)
+    shutil.rmtree(copy / "encoder")
+    check_folder(copy)

@@ -105,7 +105,7 @@ def test_a_second_build_becomes_current_and_keeps_the_first(world, copy):
 
 
 def test_only_one_build_at_a_time(world, copy):
-    with FileLock(copy / ".lock"), pytest.raises(JobError, match="another process is building"):
+    with FileLock(copy / ".lock"), pytest.raises(UserError, match="another process is building"):
         build(world.embeddings, world.catalog, copy)
 
 

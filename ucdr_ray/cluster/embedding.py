@@ -12,7 +12,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster.part_embedder import PartEmbedder
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef, Part
-from ucdr_ray.embeddings_writer import clear_foreign, finished_part, publish
+from ucdr_ray.embeddings_writer import check_folder, clear_foreign, finished_part, publish
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.progress import progress
@@ -38,9 +38,10 @@ def embed(
         actors: copies of the encoder; without it one for each GPU, or without GPUs for each CPU.
 
     Raises:
-        UserError: an unknown domain, or ``out`` holds something else.
+        UserError: an unknown domain, ``out`` holds something else, or another process embeds into it.
         JobError: an image could not be decoded (named), or a worker failed.
     """
+    out = out.resolve()  # workers need not stand in this process's folder
     chosen = [d for d in catalog.domains if d.name in set(domains or [d.name for d in catalog.domains])]
     for name in domains or []:
         catalog.domain(name)
@@ -48,7 +49,7 @@ def embed(
     source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
     rows: list[Row] = [
         {
-            "source": str(catalog.path / part.file),
+            "source": str(catalog.path.resolve() / part.file),
             "out": str(out),
             "file": part.file.replace("images/", "vectors/", 1),
             "domain": domain.name,
@@ -88,17 +89,13 @@ def embed(
 
 @contextmanager
 def _hold(out: Path) -> Iterator[None]:
-    known = ("manifest.json", "encoder", "vectors", ".lock")
-    if out.exists() and (
-        not out.is_dir() or (any(out.iterdir()) and not any((out / n).exists() for n in known))
-    ):
-        raise UserError(f"--out {out}: is there and holds no embeddings; choose another folder")
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
             yield
     except Timeout:
-        raise JobError(f"another process is embedding into {out}: try again when it has finished") from None
+        raise UserError(f"--out {out}: another process is embedding there") from None
 
 
 def _published(out: Path, model: ModelRef, source: CatalogRef, domains: list[str]) -> Embeddings | None:

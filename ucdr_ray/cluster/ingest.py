@@ -46,6 +46,7 @@ def ingest(
         UserError: wrong sources or selection, or ``out`` holds something else.
         JobError: more than the share ``max_rejects`` of all inputs can't be used, or a worker failed.
     """
+    out = out.resolve()  # workers need not stand in this process's folder
     settings = Settings(max_side=max_side, max_pixels=max_pixels)
     parsed = [parse_source(text, root) for text in sources]
     with hold(out):

@@ -53,8 +53,8 @@ def build(
         advance: called with the number of rows finished since the last call; each row counts once.
 
     Raises:
-        UserError: embeddings, catalog and encoder do not belong together.
-        JobError: another build is under way, or the finished version does not find its own rows.
+        UserError: embeddings, catalog and encoder do not belong together, or another build is under way.
+        JobError: an image can't be decoded (named), or the finished version does not find its own rows.
     """
     if catalog.fingerprint != embeddings.catalog.fingerprint:
         raise UserError(
@@ -85,7 +85,7 @@ def _locked(out: Path) -> Iterator[None]:
         with FileLock(out / ".lock", timeout=0):
             yield
     except Timeout:
-        raise JobError(f"another process is building {out}: try again when it has finished") from None
+        raise UserError(f"--out {out}: another process is building an index there") from None
 
 
 def _write(
