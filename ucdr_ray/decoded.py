@@ -63,7 +63,7 @@ def decode(spans: Sequence[Span], size: int, resize: Literal["squash", "crop"]) 
     for span in spans:
         for slot, data in zip(span.slots, _read(span), strict=True):
             try:
-                out[row] = to_array(data, size, resize)
+                out[row] = to_array(data, size, resize, max_pixels=None)
             except Reject as reject:
                 raise JobError(f"image {slot} in {span.file}: {reject.reason}; ingest it again") from None
             row += 1

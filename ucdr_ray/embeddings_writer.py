@@ -14,7 +14,6 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write, read_json, write_json
 from ucdr_ray.records import Record, files_under, read_record
 
-
 _TEMPORARY = re.compile(r"\..+\.(tmp|old)")
 _OURS = {"encoder", "vectors", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
 

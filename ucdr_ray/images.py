@@ -54,16 +54,17 @@ class Stored:
     height: int
 
 
-def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Decode one still image to RGB: upright by its EXIF tag, alpha over white, 16-bit grey scaled to 8.
 
-    Colour profiles are ignored, as everywhere in this field. Raises only ``Reject``, whatever ``data`` holds.
+    ``max_pixels`` None is for images of a catalog alone: ingest has held them against its own limit. Colour profiles
+    are ignored, as everywhere in this field. Raises only ``Reject``, whatever ``data`` holds.
     """
     return _pixels(_open(data, max_pixels))
 
 
 def to_array(
-    data: bytes, size: int, resize: Resize = "squash", max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes, size: int, resize: Resize = "squash", max_pixels: int | None = DEFAULT_MAX_PIXELS
 ) -> np.ndarray:
     """Decode and resize to uint8 ``(3, size, size)``, channels RGB, values 0..255.
 
@@ -82,7 +83,7 @@ def to_array(
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def prepare(data: bytes, max_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Stored:
+def prepare(data: bytes, max_side: int | None, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Stored:
     """Check an image by decoding it whole, and shrink it where its longer side exceeds ``max_side``.
 
     An image that already fits keeps its own bytes. A shrunk one is JPEG (quality 95, full colour) where the
@@ -112,7 +113,7 @@ def content_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
     if not data:
         raise Reject("empty file")
     try:
@@ -121,7 +122,7 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise Reject(f"not an image of a known kind ({', '.join(_FORMATS)})") from None
     except Exception as error:  # Pillow's parsers raise nearly every built-in error on hostile bytes.
         raise Reject(f"damaged header: {type(error).__name__}") from None
-    if image.width * image.height > max_pixels:
+    if max_pixels is not None and image.width * image.height > max_pixels:
         raise Reject(f"too many pixels: {image.width} x {image.height} is over {max_pixels}")
     try:
         # A phone's MPO carries previews or depth maps after the photo; the photo is the first frame.

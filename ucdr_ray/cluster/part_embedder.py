@@ -14,6 +14,7 @@ import torch
 from ucdr_ray.embeddings_writer import write_part
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.images import Reject, to_array
+from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.encoder import Encoder
 
 
@@ -23,7 +24,7 @@ class PartEmbedder:
     def __init__(self, encoder: str, batch: int, threads: int) -> None:
         threads = min(threads, os.cpu_count() or 1)
         torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = fastest_device()
         self.encoder = Encoder.load(Path(encoder)).to(self.device)
         self.batch = batch
         self.threads = ThreadPoolExecutor(threads)
@@ -54,6 +55,6 @@ class PartEmbedder:
 
     def _pixels(self, image: bytes, source: str) -> np.ndarray:
         try:
-            return to_array(image, self.encoder.size, self.encoder.resize)
+            return to_array(image, self.encoder.size, self.encoder.resize, max_pixels=None)
         except Reject as reject:
             raise JobError(f"cannot embed the image from {source}: {reject.reason}") from None

@@ -113,11 +113,12 @@ def _from_encoder(
     catalog: "Catalog", names: list[str], run: Path | None, backbone: str | None, size: int | None
 ) -> tuple[dict[str, "DomainVectors"], dict[str, Any]]:
     from ucdr_ray.evaluation.features import embed_domains
+    from ucdr_ray.models.device import fastest_device
     from ucdr_ray.models.encoder import Encoder
 
     encoder = Encoder.load(run / "encoder") if run is not None else Encoder.from_backbone(str(backbone), size)
     model = {"name": encoder.name, "fingerprint": encoder.fingerprint, "size": encoder.size}
-    return embed_domains(encoder, catalog, names), model
+    return embed_domains(encoder.to(fastest_device()), catalog, names), model
 
 
 def _log(result: dict[str, Any], run: Path) -> None:

@@ -46,9 +46,10 @@ def report(
     from ucdr_ray.embeddings import Embeddings
     from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain
     from ucdr_ray.evaluation.report import build_report
+    from ucdr_ray.evaluation.report_examples import pictures_of
     from ucdr_ray.files import atomic_write
-    from ucdr_ray.images import decode
     from ucdr_ray.models.backbone import build_backbone
+    from ucdr_ray.models.device import fastest_device
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
@@ -63,18 +64,16 @@ def report(
         _check_maker(made, encoder, run)
         after = {name: read_domain(made, images, name) for name in names}
     else:
-        after = embed_domains(encoder, images, names)
+        after = embed_domains(encoder.to(fastest_device()), images, names)
     backbone = build_backbone(config.model.backbone, config.train.seed)
     zero = Encoder(backbone, config.data.size, config.data.resize)
-    before = embed_domains(zero, images, names)
+    before = embed_domains(zero.to(fastest_device()), images, names)
     page = build_report(
         _about(opened, images, names, encoder.name),
         opened.metrics(),
         before,
         after,
-        lambda domain, slots: [
-            decode(data) for data in images.take(domain, slots, ["image"])["image"].to_pylist()
-        ],
+        pictures_of(images),
         seed,
     )
     target = out or run / "report.html"

@@ -78,8 +78,10 @@ def _encode(index: "Index", images: list[Path], contents: list[bytes]) -> "np.nd
     import torch
 
     from ucdr_ray.images import Reject, to_array
+    from ucdr_ray.models.device import fastest_device
 
-    encoder = index.encoder
+    device = fastest_device()
+    encoder = index.encoder.to(device)
     pixels = []
     for image, content in zip(images, contents, strict=True):
         try:
@@ -87,7 +89,7 @@ def _encode(index: "Index", images: list[Path], contents: list[bytes]) -> "np.nd
         except Reject as reject:
             raise UserError(f"cannot use the query {image}: {reject.reason}") from None
     parts = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
-    return np.concatenate([encoder.encode(torch.stack(part)).numpy() for part in parts])
+    return np.concatenate([encoder.encode(torch.stack(part).to(device)).cpu().numpy() for part in parts])
 
 
 def _result(

@@ -8,7 +8,7 @@ import torch
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
-from ucdr_ray.errors import UserError
+from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.images import Reject, to_array
 from ucdr_ray.models.encoder import Encoder
@@ -49,20 +49,20 @@ def embed_domain(
         advance: told the number of images after each batch.
 
     Raises:
-        UserError: an image cannot be decoded (an ingested catalog has none such).
+        JobError: an image cannot be decoded (an ingested catalog has none such).
     """
     device = next(encoder.parameters()).device
     vectors: list[np.ndarray] = []
 
     def pixels(data: bytes) -> np.ndarray:
-        return to_array(data, encoder.size, encoder.resize)
+        return to_array(data, encoder.size, encoder.resize, max_pixels=None)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for rows in catalog.batches(domain, ["image"], batch):
             try:
                 images = np.stack(list(pool.map(pixels, rows["image"].to_pylist())))
             except Reject as reject:
-                raise UserError(f"an image of domain {domain!r} in {catalog.path}: {reject.reason}") from None
+                raise JobError(f"an image of domain {domain!r} in {catalog.path}: {reject.reason}") from None
             vectors.append(encoder.encode(torch.from_numpy(images).to(device)).cpu().numpy())
             advance(len(images))
     return _with_labels(np.concatenate(vectors), catalog, domain)

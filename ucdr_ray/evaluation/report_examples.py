@@ -7,11 +7,30 @@ from itertools import permutations
 import numpy as np
 from PIL import Image
 
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.errors import JobError
 from ucdr_ray.evaluation.contact import contact_sheet
 from ucdr_ray.evaluation.protocols import DomainVectors, tie_order
+from ucdr_ray.images import Reject, decode
 
 TOP = 10
 Pictures = Callable[[str, Sequence[int]], list[Image.Image]]  # domain, slots -> their images
+
+
+def pictures_of(catalog: Catalog) -> Pictures:
+    """Images as the catalog has them. The function raises JobError where one can't be decoded."""
+
+    def pictures(domain: str, slots: Sequence[int]) -> list[Image.Image]:
+        rows = catalog.take(domain, slots, ["image", "source"])
+        found = []
+        for data, source in zip(rows["image"].to_pylist(), rows["source"].to_pylist(), strict=True):
+            try:
+                found.append(decode(data, max_pixels=None))
+            except Reject as reject:
+                raise JobError(f"cannot show the image from {source}: {reject.reason}") from None
+        return found
+
+    return pictures
 
 
 @dataclass(frozen=True)

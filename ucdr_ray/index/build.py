@@ -18,7 +18,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.files import staged_folder, write_json
-from ucdr_ray.images import prepare
+from ucdr_ray.images import Reject, prepare
 from ucdr_ray.index.manifest import Manifest, MetadataEntry, Origin, ShardEntry, totals
 from ucdr_ray.index.metadata import SCHEMA, write_metadata
 from ucdr_ray.index.search import Index, OpenDomain, check_encoder
@@ -159,7 +159,8 @@ def _metadata(
                 raise UserError(
                     f"{embeddings.path} and {catalog.path} disagree on the ids of domain {domain}"
                 )
-            rows = zip(*(batch[name].to_pylist() for name in ("image", "width", "height")), strict=True)
+            names = ("image", "width", "height", "source")
+            rows = zip(*(batch[name].to_pylist() for name in names), strict=True)
             thumbnails = list(threads.map(_thumbnail, rows))
             values = [batch["id"], [domain] * len(slots), batch["slot"], batch["source"], thumbnails]
             yield pa.RecordBatch.from_arrays(
@@ -169,9 +170,14 @@ def _metadata(
             advance(len(slots))
 
 
-def _thumbnail(row: tuple[bytes, int, int]) -> bytes:
-    image, width, height = row
-    return image if max(width, height) <= THUMBNAIL_SIDE else prepare(image, THUMBNAIL_SIDE).data
+def _thumbnail(row: tuple[bytes, int, int, str]) -> bytes:
+    image, width, height, source = row
+    if max(width, height) <= THUMBNAIL_SIDE:
+        return image
+    try:
+        return prepare(image, THUMBNAIL_SIDE, max_pixels=None).data
+    except Reject as reject:
+        raise JobError(f"cannot make a thumbnail of the image from {source}: {reject.reason}") from None
 
 
 def _self_check(folder: Path, manifest: Manifest, embeddings: Embeddings) -> None:
