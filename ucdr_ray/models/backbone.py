@@ -1,6 +1,5 @@
 """Backbones: images in, one pooled feature vector each, through `transformers`."""
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ from transformers import AutoConfig, AutoModel, MobileNetV1Config, MobileNetV2Co
 from transformers import logging as transformers_logging
 
 from ucdr_ray.errors import UserError
+from ucdr_ray.models.weights import Triple, load_moco, load_model, normalisation
 
 transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # weights that do not fit are reported in `weights.py`, in a line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Where a folder's own preprocessor_config.json says nothing.
 NORMALISATION = {"resnet": IMAGENET, "mobilenet_v1": HALF, "mobilenet_v2": HALF, "vit": HALF}
 
 
@@ -46,8 +48,8 @@ class BackboneSpec:
 
     name: str
     transformers: dict[str, Any]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,14 +96,22 @@ def _options(family: str) -> dict[str, Any]:
     return {"add_pooling_layer": False} if family == "vit" else {}
 
 
-def _spec(name: str, config: Any) -> BackboneSpec:
+def _spec(name: str, config: Any, pixels: tuple[Triple, Triple] | None = None) -> BackboneSpec:
+    """`pixels` are mean and deviation; without them, those of the family."""
     if config.model_type not in NORMALISATION:
         raise UserError(
             f"backbone {name} is a {config.model_type}; allowed: {', '.join(sorted(NORMALISATION))}"
         )
-    mean, std = NORMALISATION[config.model_type]
+    mean, std = pixels or NORMALISATION[config.model_type]
     values = {key: value for key, value in config.to_dict().items() if key not in ("dtype", "_name_or_path")}
     return BackboneSpec(name, values, mean, std)
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is a folder or can only mean one: a hub name has at most one slash, and no leading dot."""
+    if source.partition(":")[0] in ("random", "moco"):
+        return False
+    return Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def build_backbone(source: str, seed: int = 0) -> Backbone:
@@ -111,7 +121,7 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
         seed: seed of random weights; ignored where weights are loaded.
 
     Raises:
-        UserError: unknown name, missing or unreadable weights, unsupported family.
+        UserError: unknown name, missing, unreadable or unfitting weights, unsupported family.
     """
     kind, _, rest = source.partition(":")
     if kind == "random":
@@ -124,65 +134,21 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             return backbone
     if kind == "moco":
-        return _moco(Path(rest))
-    folder = Path(source)
-    if not folder.is_dir() and (source.startswith((".", "/")) or folder.exists()):
+        backbone = Backbone(_spec(f"moco:{Path(rest).name}", ResNetConfig()))
+        load_moco(backbone.model, Path(rest))
+        return backbone
+    local = is_local(source)
+    if local and not Path(source).is_dir():
         raise UserError(
             f"no backbone folder at {source}; allowed: a folder with config.json and model.safetensors"
         )
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=folder.is_dir())
-        spec = _spec(folder.resolve().name if folder.is_dir() else source, config)
-        model = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, **_options(config.model_type)
-        )
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        spec = _spec(Path(source).resolve().name if local else source, config, normalisation(source))
+        model = load_model(source, config, **_options(config.model_type))
     except UserError:
         raise
     except Exception as error:  # transformers raises many kinds for a bad folder
-        raise UserError(f"backbone {source} can't be loaded: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"backbone {source} can't be loaded: {reason}") from None
     return Backbone(spec, model)
-
-
-def moco_key(name: str) -> str | None:
-    """Name in `transformers`' ResNet of a parameter of MoCo v2's official checkpoint; None for what isn't used.
-
-    Source: facebookresearch/moco, `module.encoder_q.*`; torchvision's names inside.
-    """
-    match = re.fullmatch(r"module\.encoder_q\.(.+)", name)
-    if match is None or match[1].startswith("fc."):
-        return None
-    name = match[1]
-    for old, new in (
-        ("conv1.", "embedder.embedder.convolution."),
-        ("bn1.", "embedder.embedder.normalization."),
-    ):
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    block = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(.+)", name)
-    if block is None:
-        return None
-    stage, layer, kind, number, rest = block.groups()
-    place = f"encoder.stages.{int(stage) - 1}.layers.{layer}."
-    if kind == "downsample.":
-        return place + ("shortcut.convolution." if number == "0" else "shortcut.normalization.") + rest
-    part = "convolution" if kind == "conv" else "normalization"
-    return f"{place}layer.{int(number) - 1}.{part}.{rest}"
-
-
-def _moco(file: Path) -> Backbone:
-    """ResNet-50 with the weights of MoCo v2's official checkpoint (read as data: tensors only)."""
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no MoCo checkpoint at {file}") from None
-    except Exception as error:
-        raise UserError(f"{file} is not a MoCo checkpoint of tensors: {str(error).splitlines()[0]}") from None
-    state = {new: value for old, value in checkpoint.get("state_dict", {}).items() if (new := moco_key(old))}
-    backbone = Backbone(_spec(f"moco:{file.name}", ResNetConfig()))
-    missing, unexpected = backbone.model.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise UserError(
-            f"{file} doesn't hold MoCo v2's ResNet-50: {len(missing)} weights missing, first {missing[:1]}"
-        )
-    return backbone
