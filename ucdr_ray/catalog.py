@@ -75,7 +75,11 @@ class Domain(Record):
 
 
 class Manifest(Record):
-    """The content of ``manifest.json``. ``inputs`` is a checksum of the sources' listing and of the settings."""
+    """The content of ``manifest.json``.
+
+    ``inputs`` is a checksum of the sources' listing and of the settings. ``tables`` are those of rejects and of
+    duplicates; a catalog of before they were recorded has none.
+    """
 
     format: Literal["ucdr-catalog"] = "ucdr-catalog"
     version: Literal[1] = 1
@@ -87,6 +91,7 @@ class Manifest(Record):
     duplicates: NonNegativeInt
     rejects: NonNegativeInt
     sources: list[str]
+    tables: list[FileRecord] = Field(default_factory=list)
 
 
 def fingerprint_of(domains: Sequence[Domain]) -> str:
@@ -120,14 +125,14 @@ class Catalog:
         return catalog
 
     def verify(self) -> None:
-        """Read every part whole.
+        """Read every part whole, and the tables of rejects and duplicates.
 
         Raises:
             UserError: one is missing or differs from its checksum; names the file.
         """
-        parts = [part for domain in self.domains for part in domain.parts]
+        files: list[FileRecord] = [part for domain in self.domains for part in domain.parts]
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda part: part.check(self.path, "catalog"), parts))
+            list(pool.map(lambda file: file.check(self.path, "catalog"), files + self.manifest.tables))
 
     @property
     def domains(self) -> list[Domain]:

@@ -82,11 +82,20 @@ def options(
     logging.getLogger("ucdr_ray").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
+# Such errors of the file system come of the call: a path that is not what it should be.
+_CALL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 def _line(error: Exception) -> str:
     # Ray raises a task's error as a subclass whose text is the remote traceback; the error itself is its cause.
     cause = getattr(error, "cause", None)
-    text = str(cause if isinstance(cause, UserError | JobError) else error)
-    return "; ".join(text.strip().splitlines())
+    found = cause if isinstance(cause, UserError | JobError | OSError) else error
+    text = str(found)
+    if isinstance(found, OSError) and found.strerror:
+        file = found.filename2 or found.filename
+        named = isinstance(file, str | bytes)
+        text = f"{os.fsdecode(file)}: {found.strerror}" if named else found.strerror
+    return "; ".join(text.strip().splitlines()) or type(found).__name__
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -97,11 +106,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         app(arguments, prog_name="ucdr")
-    except (UserError, JobError) as error:
+    except (UserError, JobError, OSError) as error:
         if os.environ.get("UCDR_DEBUG"):
             raise
         typer.echo(f"error: {_line(error)}", err=True)
-        return 2 if isinstance(error, UserError) else 1
+        return 2 if isinstance(error, (UserError, *_CALL)) else 1
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
         if code == 130:

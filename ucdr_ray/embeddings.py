@@ -159,10 +159,10 @@ class Embeddings:
         """All vectors of a domain, float32 (N, dim), row = slot."""
         return np.concatenate([batch.vectors for batch in self.batches(domain)])
 
-    def ids(self, domain: str) -> list[str]:
-        """All ids of a domain, by slot."""
+    def ids(self, domain: str) -> pa.ChunkedArray:
+        """All ids of a domain, by slot: strings."""
         files = [self.path / part.file for part in self.domain(domain).parts]
-        return [name for file in files for name in pq.read_table(file, columns=["id"])["id"].to_pylist()]
+        return pa.concat_tables([pq.read_table(file, columns=["id"]) for file in files])["id"]
 
 
 def _read_part(path: Path, part: Part, domain: str, dim: int) -> Batch:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,43 @@ def _sync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either its old content or all of the new, even after a crash."""
+    """Write ``data`` so that ``path`` holds either its old content or all of the new, even after a crash.
+
+    Raises:
+        OSError: it can't be written; names ``path``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        temporary.write_bytes(data)
+        settle(temporary, path)
+    except OSError as error:  # of the temporary name, which nobody knows
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def settle(draft: Path, path: Path) -> None:
+    """Move the finished file ``draft`` to ``path``, in the same file system: there, it is whole even after a crash."""
+    with open(draft, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    _sync_folder(path.parent)
 
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes ``target`` when the block ends, and vanishes if it raises.
 
-    An existing ``target`` is replaced. A crash leaves only a hidden ``.NAME.*.tmp`` folder, which nothing reads.
+    An existing ``target`` is replaced by two renames. A crash leaves a hidden ``.NAME.*.tmp`` folder, which nothing
+    reads; between the renames, also no ``target`` but its old content in ``.NAME.*.old``, which the next call for the
+    same ``target`` puts back first. One process at a time may call it for the same ``target``.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _restore(target)
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     staging.mkdir()
     try:
@@ -57,12 +72,23 @@ def staged_folder(target: Path) -> Iterator[Path]:
             old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
             os.rename(target, old)
             os.rename(staging, target)
+            _sync_folder(target.parent)
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(staging, target)
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _restore(target: Path) -> None:
+    """Undo what a crash between the two renames of ``staged_folder`` left, and clear what one after them did."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.old")
+    for old in [entry for entry in target.parent.iterdir() if name.fullmatch(entry.name)]:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, target)
 
 
 def sha256_file(path: Path) -> str:

@@ -53,9 +53,10 @@ def _read(path: Path, key: str | None, label: str | None) -> dict[str, str]:
             if missing := [name for name in (key, label) if name not in columns]:
                 raise UserError(f"label file {path}: no column {missing[0]!r}; it has: {', '.join(columns)}")
             table: dict[str, str] = {}
+            labels: dict[str, str] = {}  # one text for all images of a label
             for row in rows:
                 name, value = row[key] or "", row[label] or ""
-                if table.setdefault(name, value) != value:
+                if table.setdefault(name, labels.setdefault(value, value)) != value:
                     raise UserError(
                         f"label file {path}: two labels for {name!r}: {table[name]!r} and {value!r}"
                     )

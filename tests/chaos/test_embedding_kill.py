@@ -42,7 +42,7 @@ def test_killed_and_run_again_it_ends_in_the_vectors_of_the_encoder(tmp_path):
     made, encoder = Embeddings.open(out), Encoder.from_backbone("random:resnet-mini", 64)
     for domain in ("photo", "sketch"):
         table = catalog.read(domain, ["id", "image"])
-        assert made.ids(domain) == table["id"].to_pylist()
+        assert made.ids(domain).to_pylist() == table["id"].to_pylist()
         images = np.stack([to_array(image, 64, "squash") for image in table["image"].to_pylist()])
         expected = encoder.encode(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(made.vectors(domain), expected, atol=1e-5)

@@ -59,7 +59,7 @@ def test_one_unit_vector_for_each_row_as_the_encoder_gives_it(catalog, whole):
     assert opened.catalog.fingerprint == catalog.fingerprint
     for domain in catalog.domains:
         table = catalog.read(domain.name, ["id", "image"])
-        assert opened.ids(domain.name) == table["id"].to_pylist()
+        assert opened.ids(domain.name).to_pylist() == table["id"].to_pylist()
         images = np.stack([to_array(image, 32) for image in table["image"].to_pylist()])
         expected = encoder().encode(torch.from_numpy(images)).numpy()
         vectors = opened.vectors(domain.name)

@@ -216,3 +216,26 @@ def test_what_is_not_there_is_named(tmp_path):
     made = catalog(tmp_path / "c", small_tree(tmp_path / "data"))
     with pytest.raises(UserError, match="no domain 'clipart' in .*; it has: photo, sketch"):
         made.domain("clipart")
+
+
+@pytest.mark.parametrize("name", ["rejects.parquet", "duplicates.parquet"])
+def test_a_damaged_table_is_found_by_verify(tmp_path, name):
+    made = catalog(tmp_path / "c", small_tree(tmp_path / "data"))
+    table = made.path / name
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    with pytest.raises(UserError, match=f"damaged catalog: .*{name} does not match"):
+        Catalog.open(made.path)
+    table.unlink()
+    with pytest.raises(UserError, match=f"damaged catalog: cannot read .*{name}"):
+        made.verify()
+
+
+def test_a_catalog_of_before_tables_were_recorded_opens(tmp_path):
+    made = catalog(tmp_path / "c", small_tree(tmp_path / "data"))
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    del manifest["tables"]
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    (made.path / "rejects.parquet").unlink()
+    assert Catalog.open(made.path).fingerprint == made.fingerprint

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.main import get_command
 
+from tests.tiny import make_catalog, make_embeddings, picture
 from ucdr_ray import cli
 from ucdr_ray.errors import JobError, UserError
 
@@ -100,6 +102,47 @@ def test_errors_are_one_line_and_an_exit_code(
     assert cli.run([]) == code
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "x/y"), 2, "x/y: No such file or directory"),
+        (PermissionError(13, "Permission denied", "x"), 2, "x: Permission denied"),
+        (OSError(28, "No space left on device", "x"), 1, "x: No space left on device"),
+        (ConnectionError("no answer\nfrom x"), 1, "no answer; from x"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(
+    error: OSError, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_errors_are_one_line_and_an_exit_code(error, code, f"error: {line}\n", monkeypatch, capsys)
+
+
+def test_results_that_cannot_be_written_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UCDR_DEBUG", raising=False)
+    made = make_catalog(tmp_path / "catalog", {"photo": 3})
+    embeddings = make_embeddings(tmp_path / "embeddings", made)
+    query = tmp_path / "query.png"
+    query.write_bytes(picture(0))
+    assert cli.run(["index", "build", str(embeddings.path), "--out", str(tmp_path / "index")]) == 0
+    search = ["search", str(tmp_path / "index"), str(query)]
+    embed = ["embed", "--backbone", "random:resnet-mini", "--catalog", str(made.path)]
+    calls = [
+        (f"{tmp_path}: Is a directory", ["catalog", "info", str(made.path), "--json", str(tmp_path)]),
+        (f"{query}", ["catalog", "info", str(made.path), "--json", f"{query}/x.json"]),
+        (f"{tmp_path}: Is a directory", [*search, "--sheet", str(tmp_path)]),
+        (f"{query}", ["index", "build", str(embeddings.path), "--out", str(query)]),
+        (f"--out {query}: is a file", [*embed, "--out", str(query)]),
+    ]
+    capsys.readouterr()
+    for message, arguments in calls:
+        assert cli.run(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        assert said.splitlines()[-1].startswith(f"error: {message}"), said
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_what_was_written_is_read(tmp_path):
     ids = catalog.read("photo", ["id"])["id"].to_pylist()
     expected = np.stack([np.random.default_rng(int(id_, 16)).normal(size=256) for id_ in ids])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    assert opened.ids("photo") == ids
+    assert opened.ids("photo").to_pylist() == ids
     assert np.array_equal(opened.vectors("photo"), expected.astype(np.float32))
     assert [(batch.first_slot, len(batch.ids), batch.vectors.shape) for batch in opened.batches("photo")] == [
         (0, 16, (16, 256)),

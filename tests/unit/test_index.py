@@ -25,7 +25,8 @@ def naive(embeddings: Embeddings, domains: list[str], query: np.ndarray, k: int)
         vectors = embeddings.vectors(domain).astype(np.float64)
         scores = (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32)
         rows += [
-            (-float(s), domain, i, slot) for slot, (s, i) in enumerate(zip(scores, embeddings.ids(domain)))
+            (-float(s), domain, i, slot)
+            for slot, (s, i) in enumerate(zip(scores, embeddings.ids(domain).to_pylist()))
         ]
     return sorted(rows)[:k]
 

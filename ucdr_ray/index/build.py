@@ -155,7 +155,7 @@ def _metadata(
     with ThreadPoolExecutor() as threads:
         for batch in catalog.batches(domain, columns):
             slots = batch["slot"].to_numpy()
-            if batch["id"].to_pylist() != ids[slots[0] : slots[-1] + 1]:
+            if not pa.chunked_array([batch["id"]]).equals(ids.slice(int(slots[0]), len(slots))):
                 raise UserError(
                     f"{embeddings.path} and {catalog.path} disagree on the ids of domain {domain}"
                 )

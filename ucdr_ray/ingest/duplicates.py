@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ucdr_ray.catalog import DUPLICATES, Part
+from ucdr_ray.catalog import DUPLICATES, SCHEMA, Part
 
 
 def duplicates(out: Path, parts: list[tuple[str, Part]]) -> pa.Table:
@@ -21,20 +21,12 @@ def duplicates(out: Path, parts: list[tuple[str, Part]]) -> pa.Table:
     by_place = np.argsort(place)
     place, first = place[by_place], first[by_place]
 
-    found = _sources(out, parts, np.union1d(place, first))
-    rows = []
-    for here, there in zip(place.tolist(), first.tolist(), strict=True):
-        (domain, source), (first_domain, first_source) = found[here], found[there]
-        rows.append(
-            {
-                "id": ids[here].ljust(16, b"\0").hex(),
-                "domain": domain,
-                "source": source,
-                "first_domain": first_domain,
-                "first_source": first_source,
-            }
-        )
-    return pa.Table.from_pylist(rows, DUPLICATES)
+    needed = np.union1d(place, first)
+    rows = _rows(out, parts, needed)
+    again_rows = rows.take(pa.array(np.searchsorted(needed, place)))
+    first_rows = rows.take(pa.array(np.searchsorted(needed, first)))
+    columns = [*again_rows.columns, first_rows["domain"], first_rows["source"]]
+    return pa.table(columns, schema=DUPLICATES)
 
 
 def _ids(path: Path) -> np.ndarray:
@@ -42,14 +34,14 @@ def _ids(path: Path) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), dtype="S16")
 
 
-def _sources(out: Path, parts: list[tuple[str, Part]], places: np.ndarray) -> dict[int, tuple[str, str]]:
-    """Domain and source of the images at ascending ``places`` in the sequence of all parts."""
+def _rows(out: Path, parts: list[tuple[str, Part]], places: np.ndarray) -> pa.Table:
+    """Id, domain and source of the images at ascending ``places`` in the sequence of all parts."""
     ends = np.cumsum([part.rows for _, part in parts])
     owner = np.searchsorted(ends, places, side="right")
-    found = {}
+    columns = list(DUPLICATES.names[:3])
+    found = [SCHEMA.empty_table().select(columns)]
     for index in np.unique(owner).tolist():
-        domain, part = parts[index]
-        column = pq.read_table(out / part.file, columns=["source"]).column("source")
-        for place in places[owner == index].tolist():
-            found[place] = (domain, column[place - (ends[index] - part.rows)].as_py())
-    return found
+        _, part = parts[index]
+        table = pq.read_table(out / part.file, columns=columns)
+        found.append(table.take(pa.array(places[owner == index] - (ends[index] - part.rows))))
+    return pa.concat_tables(found)

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from ucdr_ray.catalog import REJECTS, WORK, Domain, Manifest, Part, fingerprint_of
 from ucdr_ray.errors import JobError
-from ucdr_ray.files import atomic_write, write_json
+from ucdr_ray.files import settle, write_json
 from ucdr_ray.ingest.duplicates import duplicates
 from ucdr_ray.ingest.part import Receipt, Settings, read_receipt
 from ucdr_ray.ingest.plan import Chunk, Plan
+from ucdr_ray.records import FileRecord
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,21 @@ def moves(out: Path, plan: Plan) -> list[Move]:
 def write_rejects(out: Path, plan: Plan) -> Path:
     """Write the table of everything rejected so far, chunk by chunk."""
     path = out / "rejects.parquet"
-    draft = out / WORK / "rejects.parquet"
+    draft = out / WORK / path.name
     with pq.ParquetWriter(draft, REJECTS) as writer:
         for chunk, receipt in _receipts(out, plan):
             rows = [{"path": r.path, "domain": chunk.domain, "reason": r.reason} for r in receipt.rejects]
             if rows:
                 writer.write_table(pa.Table.from_pylist(rows, REJECTS))
-    draft.replace(path)
+    settle(draft, path)
     return path
 
 
 def finish(out: Path, plan: Plan, settings: Settings, inputs: str, sources: list[str]) -> Manifest:
     """Write what a finished catalog has besides its parts, remove what it has not, and last of all the manifest.
 
-    The driver's memory grows by about 40 bytes an image (ids, to find duplicates), by the rows of the duplicates'
-    table, and by the number of different labels.
+    The driver's memory grows by about 65 bytes an image (ids, sorted to find duplicates), by the rows of the
+    duplicates' table, and by the number of different labels.
 
     Raises:
         JobError: nothing of a domain could be read.
@@ -71,9 +72,9 @@ def finish(out: Path, plan: Plan, settings: Settings, inputs: str, sources: list
         if not found:
             raise JobError(f"no image of domain {domain!r} can be read; see {out / 'rejects.parquet'}")
     twice = duplicates(out, [(domain, part) for domain, found in parts.items() for part in found])
-    sink = pa.BufferOutputStream()
-    pq.write_table(twice, sink)
-    atomic_write(out / "duplicates.parquet", sink.getvalue().to_pybytes())
+    draft = out / WORK / "duplicates.parquet"
+    pq.write_table(twice, draft)
+    settle(draft, out / draft.name)
     domains = [
         Domain(
             name=name,
@@ -93,6 +94,7 @@ def finish(out: Path, plan: Plan, settings: Settings, inputs: str, sources: list
         duplicates=len(twice),
         rejects=rejects,
         sources=sources,
+        tables=[FileRecord.of(out, f"{name}.parquet") for name in ("rejects", "duplicates")],
     )
     _remove_strays(out, {part.file for found in parts.values() for part in found})
     write_json(out / "manifest.json", manifest.model_dump())

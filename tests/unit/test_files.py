@@ -1,0 +1,80 @@
+"""What exists is complete, whenever the writing process dies."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ucdr_ray.files import atomic_write, staged_folder
+
+# Replaces a folder, and dies instead of its second rename, or before it clears the old content.
+DIES = """
+import os, shutil, sys
+from pathlib import Path
+from ucdr_ray.files import staged_folder
+
+when, target = sys.argv[1], Path(sys.argv[2])
+rename, done = os.rename, []
+def counted(*names):
+    if len(done) == 1 and when == "between":
+        os._exit(9)
+    done.append(rename(*names))
+os.rename = counted
+if when == "after":
+    shutil.rmtree = lambda *arguments, **options: os._exit(9)
+with staged_folder(target) as folder:
+    (folder / "content").write_text("new")
+"""
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    with staged_folder(tmp_path / "a[b].c") as folder:
+        (folder / "content").write_text("old")
+    return tmp_path / "a[b].c"
+
+
+def die(when: str, target: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", DIES, when, str(target)]).returncode == 9
+
+
+def old(target: Path) -> list[Path]:
+    return [path for path in target.parent.iterdir() if path.name.endswith(".old")]
+
+
+def test_a_kill_between_the_renames_loses_nothing(target):
+    die("between", target)
+    assert not target.exists() and len(old(target)) == 1
+    with suppress(RuntimeError), staged_folder(target) as folder:
+        (folder / "content").write_text("half")
+        raise RuntimeError
+    assert (target / "content").read_text() == "old" and not old(target)
+
+
+def test_a_call_after_a_kill_replaces_and_leaves_no_old_content(target):
+    for when in ("between", "after"):
+        die(when, target)
+        assert len(old(target)) == 1
+        with staged_folder(target) as folder:
+            (folder / "content").write_text("newer")
+        assert (target / "content").read_text() == "newer" and not old(target)
+
+
+def test_names_that_only_look_alike_are_left_alone(tmp_path, target):
+    others = [".a[b].c.old", f".{'a' * 32}.old", f".other.{'0' * 32}.old", ".a[b].c.notes.old"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with staged_folder(target):
+        pass
+    assert {path.name for path in old(target)} == set(others)
+
+
+def test_an_error_names_the_file_and_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        atomic_write(tmp_path / "folder", b"")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]
