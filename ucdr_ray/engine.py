@@ -25,10 +25,13 @@ from ucdr_ray.world import World
 Metrics = dict[str, float | int | str]
 
 
-def build_encoder(config: RunConfig) -> Encoder:
-    """Backbone and fresh head from the config; the same weights for the same seed."""
+def build_encoder(config: RunConfig, backbone_at: str | None = None) -> Encoder:
+    """Backbone and fresh head from the config; the same weights for the same seed.
+
+    `backbone_at` is where `model.backbone` lies for a process in another folder than the one it was written for.
+    """
     model = config.model
-    backbone = build_backbone(model.backbone, config.train.seed)
+    backbone = build_backbone(backbone_at or model.backbone, config.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return Encoder(
@@ -49,12 +52,19 @@ class Trainer:
     Args:
         domains: name and number of images of each domain, in the order of domain indices.
         feed: batches for this worker.
+        backbone_at: as of `build_encoder`.
     """
 
-    def __init__(self, config: RunConfig, domains: Sequence[tuple[str, int]], feed: Feed) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        domains: Sequence[tuple[str, int]],
+        feed: Feed,
+        backbone_at: str | None = None,
+    ) -> None:
         self.config, self.feed, self.world = config, feed, World()
         self.device = pick_device(config.train.device)
-        encoder = build_encoder(config).to(self.device)
+        encoder = build_encoder(config, backbone_at).to(self.device)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
         self.method = Alignment(encoder, config.method, len(domains))
         self.memory = LocalMemory(

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.models.backbone import HALF, IMAGENET, build_backbone
+from ucdr_ray.models.backbone import HALF, IMAGENET, absolute, build_backbone
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.weights import moco_key
 
@@ -46,6 +46,18 @@ def test_a_folder_gives_its_weights_and_leaves_a_classifier_out(folder):
     loaded = build_backbone(str(folder), seed=1).model.state_dict()
     assert all(torch.equal(stored[f"resnet.{name}"], value) for name, value in loaded.items())
     assert any(name.startswith("classifier") for name in stored)
+
+
+def test_a_relative_folder_is_found_from_any_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "moco.pth").touch()
+    here = build_backbone("weights")
+    places = [
+        absolute(source) for source in ("weights", "moco:moco.pth", "microsoft/resnet-18", "random:resnet18")
+    ]
+    assert places == [str(folder), f"moco:{folder.parent}/moco.pth", "microsoft/resnet-18", "random:resnet18"]
+    monkeypatch.chdir("/")
+    assert build_backbone(places[0]).spec == here.spec
 
 
 def test_a_transformer_needs_no_pooler(tmp_path):

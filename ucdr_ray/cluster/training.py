@@ -14,6 +14,7 @@ from ucdr_ray.cluster.workers import Job, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
 from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.models.backbone import absolute
 from ucdr_ray.progress import progress
 from ucdr_ray.run import Run, begin, check_folder
 from ucdr_ray.tracking import Tracker, resolve_uri
@@ -69,7 +70,8 @@ def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run) -> N
             with progress("decode", "images", sum(sizes)) as meter:
                 references = stream.keep(catalog, names, config.data, meter.advance)
         domains = list(zip(names, sizes, strict=True))
-        job = Job(config, Run(run.path.resolve()), catalog.path.resolve(), domains, references)
+        backbone = absolute(config.model.backbone)
+        job = Job(config, Run(run.path.resolve()), catalog.path.resolve(), domains, references, backbone)
         with Monitor(run, config.method.stages.model_dump(), tracker):
             if workers == 0:
                 work(job)

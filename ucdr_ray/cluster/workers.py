@@ -32,6 +32,7 @@ class Job:
     catalog: Path
     domains: list[tuple[str, int]]
     references: list[Any] | None
+    backbone_at: str | None = None  # absolute: a worker need not stand in the driver's folder
 
 
 def work(job: Job, rank: int = 0, workers: int = 1) -> None:
@@ -42,7 +43,7 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         JobError: the loss is not finite, or an image can't be decoded.
     """
     run, config = job.run, job.config
-    trainer = Trainer(config, job.domains, make_feed(job, rank, workers))
+    trainer = Trainer(config, job.domains, make_feed(job, rank, workers), job.backbone_at)
     trainer.resume(run.checkpoints)
     if rank == 0:
         run.cut_metrics(trainer.epoch)

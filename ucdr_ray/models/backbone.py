@@ -114,6 +114,14 @@ def is_local(source: str) -> bool:
     return Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
+def absolute(source: str) -> str:
+    """`source` as a process in any folder understands it: a local folder or file by its absolute path."""
+    kind, _, rest = source.partition(":")
+    if kind == "moco":
+        return f"moco:{Path(rest).resolve()}"
+    return str(Path(source).resolve()) if is_local(source) else source
+
+
 def build_backbone(source: str, seed: int = 0) -> Backbone:
     """Make a backbone from a transformers folder, a hub name, `moco:FILE`, or `random:NAME`.
 
