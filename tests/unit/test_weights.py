@@ -14,6 +14,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from tests.training import tiny_config
+from ucdr_ray.engine import build_encoder
 from ucdr_ray.errors import UserError
 from ucdr_ray.models.backbone import HALF, IMAGENET, absolute, build_backbone
 from ucdr_ray.models.encoder import Encoder
@@ -58,6 +60,8 @@ def test_a_relative_folder_is_found_from_any_folder(folder, monkeypatch):
     assert places == [str(folder), f"moco:{folder.parent}/moco.pth", "microsoft/resnet-18", "random:resnet18"]
     monkeypatch.chdir("/")
     assert build_backbone(places[0]).spec == here.spec
+    config = tiny_config(["model.backbone=weights"])
+    assert build_encoder(config, places[0]).backbone.spec == here.spec
 
 
 def test_a_transformer_needs_no_pooler(tmp_path):
