@@ -15,6 +15,7 @@ from ucdr_ray.feed import ResidentFeed
 
 TINY = [
     "data.size=32",
+    "model.batch_norm=frozen",
     "model.head_hidden=32",
     "model.dim=16",
     "method.k_in=3",
@@ -24,6 +25,9 @@ TINY = [
     "method.stages.instance=2",
     "method.stages.in_domain=1",
     "method.stages.cross_domain=2",
+    "method.refresh=false",
+    "method.centre=false",
+    "train.optimizer=sgd",
     "train.batch=8",
     "train.lr=0.01",
     "train.checkpoint_every=1",
@@ -39,13 +43,25 @@ def tiny_config(settings: list[str] | None = None) -> RunConfig:
     return load_config(None, overrides(settings))
 
 
-def trainer(catalog: Catalog, config: RunConfig) -> Trainer:
+def trainer(catalog: Catalog, config: RunConfig, rank: int = 0, workers: int = 1) -> Trainer:
     """A trainer of all domains in this process, without Ray."""
     names = [domain.name for domain in catalog.domains]
     side = config.data.stored_size or config.data.size
     arrays = [decode(spans(catalog, name), side, config.data.resize) for name in names]
     sizes = [(name, len(array)) for name, array in zip(names, arrays)]
-    return Trainer(config, sizes, ResidentFeed(arrays, config.train.batch, config.train.seed))
+    return Trainer(config, sizes, ResidentFeed(arrays, config.train.batch, config.train.seed, rank, workers))
+
+
+def state(trained: Trainer) -> dict[str, Tensor]:
+    """Everything that decides what comes next."""
+    found = {f"encoder.{name}": value for name, value in trained.method.encoder.state_dict().items()}
+    found |= {f"target.{name}": value for name, value in trained.method.target.state_dict().items()}
+    found |= {f"memory.{name}": value for name, value in trained.memory.state_dict().items()}
+    for index, values in trained.optimizer.state_dict()["state"].items():
+        found |= {
+            f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in values.items() if v is not None
+        }
+    return found | {"rng": torch.get_rng_state(), "count": torch.tensor([trained.epoch, trained.step])}
 
 
 def train_alone(

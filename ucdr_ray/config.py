@@ -4,7 +4,6 @@ YAML in (`load_config`), JSON schema out (`RunConfig.model_json_schema()`); `--s
 """
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
+from ucdr_ray.problems import describe
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -66,12 +66,21 @@ class ModelConfig(Section):
     dim: int = Field(128, ge=2, le=4096, description="Dimension of the embedding.")
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen",
-        description="Batch normalisation of the backbone: kept at its stored statistics, or trained with the batch's.",
+        description="Batch normalisation of the backbone: kept at its stored statistics, or trained with the batch's; "
+        "with `random:` weights the default is train.",
     )
     embedding: Literal["head", "backbone"] = Field(
         "head",
         description="What retrieval uses: the head's output (the papers') or the backbone's pooled feature.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, values: Any) -> Any:
+        # Random weights come with no statistics: frozen, nothing would be normalised.
+        if isinstance(values, dict) and str(values.get("backbone", "random:")).startswith("random:"):
+            return {"batch_norm": "train"} | values
+        return values
 
 
 class AugmentConfig(Section):
@@ -113,8 +122,8 @@ class AlignmentConfig(Section):
     k_in: Neighbours = Field(50, description="k of the mutual neighbours inside a domain (DUDE: 50).")
     k_cross: Neighbours = Field(50, description="k of the mutual neighbours across domains (DUDE: 50).")
     mutual: bool = Field(True, description="Keep only mutual neighbours; off: all k nearest.")
-    temperature: float = Field(0.2, gt=0, le=10, description="Temperature tau of InfoNCE.")
-    momentum: float = Field(0.999, ge=0, lt=1, description="Momentum of the key encoder.")
+    temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of InfoNCE.")
+    momentum: float = Field(0.99, ge=0, lt=1, description="Momentum of the key encoder.")
     weight_aug: float = Field(1.0, ge=0, description="Weight of L_aug.")
     weight_in: float = Field(1.0, ge=0, description="Weight of L_in.")
     weight_cross: float = Field(1.0, ge=0, description="Weight of L_cross.")
@@ -122,19 +131,30 @@ class AlignmentConfig(Section):
         65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample."
     )
     refresh: bool = Field(
-        False,
+        True,
         description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass).",
     )
     centre: bool = Field(
-        False, description="Subtract each domain's mean key before searching cross-domain neighbours."
+        True, description="Subtract each domain's mean key before searching cross-domain neighbours."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AlignmentConfig":
+        for stage, weight in (("in_domain", "weight_in"), ("cross_domain", "weight_cross")):
+            epochs = getattr(self.stages, stage)
+            if epochs > 0 and getattr(self, weight) == 0:
+                raise ValueError(
+                    f"stages.{stage}={epochs} with {weight}=0, the loss that the stage is for; "
+                    f"allowed: {weight} above 0, or stages.{stage}=0"
+                )
+        return self
 
 
 class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, sampling and augmentation.")
     batch: int = Field(64, ge=1, description="Images per domain in one step, over all workers together.")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum 0.9, or AdamW.")
-    lr: float = Field(2e-4, gt=0, description="Peak learning rate.")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="SGD with momentum 0.9, or AdamW.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     head_lr_factor: float = Field(
         1.0, gt=0, description="The head learns this many times faster than the backbone."
     )
@@ -178,6 +198,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
+        warm, epochs = self.train.warmup_epochs, sum(self.method.stages.model_dump().values())
+        if warm > epochs:
+            raise ValueError(
+                f"train.warmup_epochs={warm:g}; allowed: up to the {epochs} epochs of all stages"
+            )
         if self.train.workers > self.train.batch:
             raise ValueError(
                 f"train.workers={self.train.workers} exceeds train.batch={self.train.batch} images per domain; "
@@ -186,37 +211,6 @@ class RunConfig(Section):
         if self.train.precision == "bfloat16" and self.train.device == "cpu":
             raise ValueError("train.precision=bfloat16 with train.device=cpu; allowed: float32 on a CPU")
         return self
-
-
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    return dict(model.model_fields)
-
-
-def _allowed_at(path: tuple[Any, ...]) -> list[str]:
-    model: Any = RunConfig
-    for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
-    return sorted(getattr(model, "model_fields", {}))
-
-
-def describe(error: ValidationError) -> list[str]:
-    """One line per problem: the field, the value, what is allowed."""
-    lines = []
-    for item in error.errors():
-        path = tuple(item["loc"])
-        name = ".".join(str(part) for part in path)
-        if item["type"] == "extra_forbidden":
-            allowed = _allowed_at(path[:-1])
-            near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            lines.append(f"{name}: unknown field; {hint}allowed here: {', '.join(allowed)}")
-        elif item["type"] == "value_error":
-            message = str(item["msg"]).removeprefix("Value error, ")
-            lines.append(f"{name}: {message}" if name else message)
-        else:
-            lines.append(f"{name}: {item['msg']}, got {item['input']!r}")
-    return lines
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
@@ -261,7 +255,7 @@ def load_config(path: Path | None = None, overrides: list[str] | None = None) ->
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         where = f"{path}: " if path else ""
-        raise UserError(where + "; ".join(describe(error))) from None
+        raise UserError(where + "; ".join(describe(error, RunConfig))) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -270,9 +264,16 @@ def dump_config(config: RunConfig) -> str:
 
 
 def config_fingerprint(config: RunConfig) -> str:
-    """SHA-256 of all that decides the weights: tracking, workers' placement and checkpoint rhythm left out."""
+    """SHA-256 of all that decides the weights: tracking, workers' placement and checkpoint rhythm left out.
+
+    Several workers count where they decide it: batch statistics are of a worker's share of the batch, and images are
+    streamed in an order of each worker's own.
+    """
     tree = config.model_dump(mode="json")
     del tree["tracking"]
-    for name in ("workers", "threads", "checkpoint_every", "keep_checkpoints", "max_failures"):
-        del tree["train"][name]
+    free = {"threads", "checkpoint_every", "keep_checkpoints", "max_failures"}
+    apart = config.model.batch_norm == "train" or config.data.residency == "stream"
+    if config.train.workers <= 1 or not apart:
+        free.add("workers")
+    tree["train"] = {name: value for name, value in tree["train"].items() if name not in free}
     return fingerprint(tree)

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ucdr_ray.augment import augment
 from ucdr_ray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from ucdr_ray.config import RunConfig, config_fingerprint
+from ucdr_ray.config import RunConfig, TrainConfig, config_fingerprint
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, Images
 from ucdr_ray.methods.alignment import Alignment
@@ -39,11 +39,17 @@ def build_encoder(config: RunConfig, backbone_at: str | None = None) -> Encoder:
         )
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` to a device; UserError where CUDA is asked for and absent."""
-    if name == "cuda" and not torch.cuda.is_available():
+def pick_device(train: TrainConfig) -> torch.device:
+    """The device of `train.device`; UserError where CUDA is asked for, or needed by the precision, and absent."""
+    if train.device != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if train.device == "cuda":
         raise UserError("train.device=cuda: this machine shows no CUDA device; allowed: auto, cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if train.precision != "float32":
+        raise UserError(
+            f"train.precision={train.precision}: this machine shows no CUDA device; allowed here: float32"
+        )
+    return torch.device("cpu")
 
 
 class Trainer:
@@ -63,10 +69,11 @@ class Trainer:
         backbone_at: str | None = None,
     ) -> None:
         self.config, self.feed, self.world = config, feed, World()
-        self.device = pick_device(config.train.device)
+        self.device = pick_device(config.train)
         encoder = build_encoder(config, backbone_at).to(self.device)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
-        self.method = Alignment(encoder, config.method, len(domains))
+        precision: torch.dtype = getattr(torch, config.train.precision)
+        self.method = Alignment(encoder, config.method, len(domains), precision)
         self.memory = LocalMemory(
             domains,
             encoder.head_dim,
@@ -130,6 +137,7 @@ class Trainer:
         for images in self.feed.epoch(self.epoch):
             for name, value in self._step(images, stage).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+        self._agree()
         values = self.world.sum(torch.stack(list(sums.values()))) / self.feed.steps()
         metrics |= {name: float(value) for name, value in zip(sums, values, strict=True)}
         if not math.isfinite(float(metrics["loss"])):
@@ -143,14 +151,21 @@ class Trainer:
             "seconds": ended - started,
         }
 
+    def _agree(self) -> None:
+        """Give all workers worker 0's statistics of batch normalisation.
+
+        Each worker's own are of its share of the batches. Keys that were made with different ones would not be
+        comparable, and a checkpoint holds worker 0's alone.
+        """
+        if self.config.model.batch_norm == "train":
+            self.world.copy_first(self.method.encoder.buffers())
+            self.method.copy_statistics()
+
     def _step(self, images: Images, stage: Stage) -> dict[str, Tensor]:
         batch = self._batch(images)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["factor"]
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"
-        ):
-            losses = self.method.step(batch, stage, self.memory)
+        losses = self.method.step(batch, stage, self.memory)
         self.optimizer.zero_grad(set_to_none=True)
         # DDP averages over workers, the losses are meant to be added up.
         (losses.total * self.world.size).backward()

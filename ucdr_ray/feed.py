@@ -34,13 +34,15 @@ class Feed(Protocol):
         """Every image of every domain once, shared out over the workers, in the order of slots."""
 
 
-def share(rows: int, rank: int, workers: int) -> slice:
+def shard(rows: int, rank: int, workers: int) -> slice:
     """This worker's rows of a batch: contiguous, sizes differing by at most one."""
     return slice(rows * rank // workers, rows * (rank + 1) // workers)
 
 
 def shuffled(rows: int, start: int, stop: int, seed: Sequence[int]) -> np.ndarray:
     """Entries start..stop of an endless sequence: 0..rows-1 in a random order, then in another one, and so on."""
+    if rows == 1:  # beside a large domain, a round for each of its images
+        return np.zeros(stop - start, np.int64)
     rounds = range(start // rows, (stop - 1) // rows + 1)
     sequence = np.concatenate([np.random.default_rng([*seed, round_]).permutation(rows) for round_ in rounds])
     return sequence[start - rounds[0] * rows : stop - rounds[0] * rows]
@@ -88,7 +90,7 @@ class ResidentFeed:
         )
 
     def epoch(self, epoch: int) -> Iterator[Images]:
-        steps, mine = self.steps(), share(self.batch, self.rank, self.workers)
+        steps, mine = self.steps(), shard(self.batch, self.rank, self.workers)
         whole = [
             shuffled(
                 len(array), epoch * steps * self.batch, (epoch + 1) * steps * self.batch, [self.seed, domain]
@@ -107,5 +109,5 @@ class ResidentFeed:
             picks = []
             for array in self.arrays:
                 slots = np.arange(start, min(start + block, len(array)))
-                picks.append(slots[share(len(slots), self.rank, self.workers)])
+                picks.append(slots[shard(len(slots), self.rank, self.workers)])
             yield self._images(picks, [np.zeros(len(p), dtype=np.int64) for p in picks])

@@ -4,6 +4,7 @@
 RUN/
   run.json        name, status (running, interrupted, failed, finished), fingerprints, run in MLflow
   config.yaml     the whole config            metrics.jsonl   one row per finished epoch
+  starts.jsonl    one row each time that the workers took up training: after which epoch
   checkpoints/    complete ones only          encoder/        the finished model
 ```
 """
@@ -26,7 +27,6 @@ from ucdr_ray.files import atomic_write, read_json, write_json
 
 _FREE = (
     "tracking.",
-    "train.workers",
     "train.threads",
     "train.checkpoint_",
     "train.keep_",
@@ -62,25 +62,36 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per finished epoch, oldest first."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines]
+        return self._rows("metrics.jsonl")
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch's row."""
-        self._write_metrics([*self.metrics(), row])
+        self._write("metrics.jsonl", [*self.metrics(), row])
 
     def cut_metrics(self, epoch: int) -> None:
         """Forget the rows after `epoch`, which a resumed run makes anew."""
         rows = self.metrics()
         if any(row["epoch"] > epoch for row in rows):
-            self._write_metrics([row for row in rows if row["epoch"] <= epoch])
+            self._write("metrics.jsonl", [row for row in rows if row["epoch"] <= epoch])
 
-    def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
+    def starts(self) -> list[int]:
+        """After which epoch the workers took up training, each time that they did: more than once if one died."""
+        return [row["epoch"] for row in self._rows("starts.jsonl")]
+
+    def add_start(self, epoch: int) -> None:
+        """Note that the workers take up training after `epoch`."""
+        self._write("starts.jsonl", [{"epoch": start} for start in [*self.starts(), epoch]])
+
+    def _rows(self, file: str) -> list[dict[str, Any]]:
+        try:
+            lines = (self.path / file).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def _write(self, file: str, rows: list[dict[str, Any]]) -> None:
         # Whole, because a reader may look at any moment, and a power cut must not leave half a line.
-        atomic_write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        atomic_write(self.path / file, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -176,7 +187,8 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
 def _difference(run: Run, config: RunConfig) -> str:
     """The first field in which the run's config differs, such as `train.lr: 0.001 there, 0.002 here`."""
     there, here = (_flat(c.model_dump(mode="json")) for c in (load_config(run.path / "config.yaml"), config))
-    for name in here:
+    # Workers last: often they may differ.
+    for name in sorted(here, key="train.workers".__eq__):
         if there[name] != here[name] and not name.startswith(_FREE):
             return f"{name}: {there[name]} there, {here[name]} here"
     return "see its config.yaml"

@@ -8,7 +8,7 @@ import torch
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.decoded import Span, cut, spans
-from ucdr_ray.feed import Images, share, shuffled
+from ucdr_ray.feed import Images, shard, shuffled
 
 Window = list[Span]
 Stream = Callable[[list[Window]], Iterator[np.ndarray]]
@@ -57,7 +57,7 @@ class StreamFeed:
         return -(-max(self._sizes) // self.batch)
 
     def epoch(self, epoch: int) -> Iterator[Images]:
-        mine = share(self.batch, self._rank, self._workers)
+        mine = shard(self.batch, self._rank, self._workers)
         rows, domains = mine.stop - mine.start, range(len(self._sizes))
         windows = {d: self._windows(d, epoch, mine) for d in domains if d not in self._kept}
         needs = sorted(_by_need(windows, rows), key=lambda need: need[:2])
@@ -90,7 +90,7 @@ class StreamFeed:
         rows = min(4 * self.batch, _WINDOW)
         windows: list[list[Window]] = []
         for size, runs in zip(self._sizes, self._runs, strict=True):
-            mine = share(size, self._rank, self._workers)
+            mine = shard(size, self._rank, self._workers)
             windows.append(_pieces(cut(runs, mine.start, mine.stop), rows))
         decoded = self._stream([window for domain in windows for window in domain])
         for domain, (size, pieces) in enumerate(zip(self._sizes, windows, strict=True)):

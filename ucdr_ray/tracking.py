@@ -126,11 +126,18 @@ class Tracker:
     """One MLflow run, or nothing at all (`Tracker.off()`); use it as a context, which sets the run's end status.
 
     Calls never raise once the run is open. One writer per run: the driver, or the worker of rank 0.
+
+    `epochs` are those whose metrics the store, or the spool, holds already from before.
     """
 
-    def __init__(self, client: Any, run_id: str | None, spool: Path | None) -> None:
+    def __init__(
+        self, client: Any, run_id: str | None, spool: Path | None, epochs: frozenset[int] = frozenset()
+    ) -> None:
         self._client, self.run_id, self._spool = client, run_id, spool
         self._lost = False
+        self.epochs = epochs | {
+            record["step"] for record in self._spooled() if "epoch" in record.get("metrics", {})
+        }
 
     @classmethod
     def off(cls) -> Self:
@@ -146,7 +153,6 @@ class Tracker:
         *,
         experiment: str = EXPERIMENT,
         run_id: str | None = None,
-        parent_run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Self:
         """Open a run called ``name``, or go on with ``run_id`` where the store still knows it.
@@ -154,7 +160,6 @@ class Tracker:
         Args:
             uri: as `resolve_uri` gives it.
             folder: the run's folder, where the spool lies.
-            parent_run_id: nests the run under another.
 
         Raises:
             UserError: the store does not answer.
@@ -163,12 +168,12 @@ class Tracker:
             "mlflow.source.name": "ucdr",
             "mlflow.source.git.commit": git_commit() or "",
         }
-        if parent_run_id:
-            marks["mlflow.parentRunId"] = parent_run_id
+        epochs: frozenset[int] = frozenset()
         try:
             client = _client(uri)
             if run_id is not None and _existing(client, run_id):
                 client.update_run(run_id, status="RUNNING")
+                epochs = frozenset(point.step for point in client.get_metric_history(run_id, "epoch"))
             else:
                 if run_id is not None:
                     log.warning("MLflow at %s does not know run %s; starting a new one", uri, run_id)
@@ -182,7 +187,7 @@ class Tracker:
                 f"MLflow at {uri} does not answer ({reason[:200]}); start it, change tracking.uri, "
                 "or set tracking.enabled=false"
             ) from error
-        return cls(client, run_id, Path(folder) / "mlflow_spool.jsonl")
+        return cls(client, run_id, Path(folder) / "mlflow_spool.jsonl", epochs)
 
     def log_params(self, settings: Mapping[str, Any]) -> None:
         """Log a nested mapping as flat parameters. MLflow keeps a parameter's first value for ever."""

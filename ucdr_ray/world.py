@@ -1,5 +1,7 @@
 """What several workers do together; with one worker, nothing."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -39,6 +41,12 @@ class World:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def copy_first(self, values: Iterable[Tensor]) -> None:
+        """Worker 0's values, in place, on every worker."""
+        if self.size > 1:
+            for value in values:
+                dist.broadcast(value, src=0)
 
     def barrier(self) -> None:
         """Wait for all workers."""

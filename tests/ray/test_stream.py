@@ -8,6 +8,7 @@ from tests.tiny import make_catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.config import load_config
 from ucdr_ray.decoded import decode, spans
+from ucdr_ray.errors import UserError
 from ucdr_ray.feed import ResidentFeed
 from ucdr_ray.streaming import StreamFeed
 
@@ -39,6 +40,13 @@ def test_residency_is_decided_by_the_decoded_size(catalog):
             f"data.stored_size={side}", f"data.residency={residency}", f"data.keep_limit_gb={factor * limit}"
         )
         assert stream.keeps(catalog, NAMES, config) == kept
+
+
+def test_a_small_object_store_makes_the_images_stream(catalog):
+    """Decoded they are 1.1 GB, within the limit of 4 GB, but the store holds 0.3."""
+    assert not stream.keeps(catalog, NAMES, data("data.stored_size=2048"))
+    with pytest.raises(UserError, match=r"take 1.1 GB, .* holds 0.3 GB; allowed: data.residency=stream"):
+        stream.keeps(catalog, NAMES, data("data.stored_size=2048", "data.residency=keep"))
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])

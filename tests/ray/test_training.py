@@ -150,6 +150,11 @@ def test_stopped_and_resumed_it_is_one_run_in_mlflow(tmp_path, catalog, train, m
         (["model.backbone=/nowhere"], [], "no backbone folder at /nowhere"),
         (["train.device=cuda"], [], "train.device=cuda"),
         (["train.workers=7"], [], "train.workers=7: the cluster has 4 CPUs"),
+        (
+            ["train.workers=4", "data.residency=stream"],
+            [],
+            "train.workers=4 with streamed images: the cluster has 4",
+        ),
         (["train.wrkers=7"], [], "train.wrkers: unknown field; did you mean workers?"),
         ([], ["--resume"], "--resume: there is no run at"),
     ],

@@ -16,7 +16,9 @@ TAU = 0.2
 @pytest.fixture
 def setup():
     torch.manual_seed(0)
-    config = load_config(None, ["method.k_in=3", "method.k_cross=2", "method.momentum=0.9"]).method
+    config = load_config(
+        None, ["method.k_in=3", "method.k_cross=2", "method.momentum=0.9", f"method.temperature={TAU}"]
+    ).method
     backbone = Encoder.from_backbone("random:resnet-mini", 32).backbone
     method = Alignment(Encoder(backbone, 32, head=(16, 8)), config, len(SIZES))
     with torch.no_grad():  # so that the target differs from the online encoder

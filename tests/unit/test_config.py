@@ -40,6 +40,8 @@ def test_an_unknown_section_is_named_too() -> None:
         ("method.temperature=-1", "method.temperature", "-1"),
         ("augment.grey_p=1.5", "augment.grey_p", "1.5"),
         ("data.size=wide", "data.size", "'wide'"),
+        ("train.lr=.inf", "train.lr", "inf"),
+        ("train.weight_decay=nan", "train.weight_decay", "nan"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(override: str, field: str, value: str) -> None:
@@ -54,6 +56,23 @@ def test_contradictions_name_both_sides() -> None:
     assert "at least one stage" in wrong(
         "method.stages.instance=0", "method.stages.in_domain=0", "method.stages.cross_domain=0"
     )
+
+
+def test_a_stage_without_its_loss_and_a_warm_up_beyond_the_end_are_refused() -> None:
+    assert "stages.in_domain=30 with weight_in=0" in wrong("method.weight_in=0")
+    assert "stages.cross_domain=20 with weight_cross=0" in wrong("method.weight_cross=0")
+    load_config(None, ["method.weight_in=0", "method.stages.in_domain=0"])
+    stages = ["method.stages.instance=3", "method.stages.in_domain=0", "method.stages.cross_domain=4"]
+    assert "train.warmup_epochs=7.5; allowed: up to the 7 epochs" in wrong("train.warmup_epochs=7.5", *stages)
+    load_config(None, ["train.warmup_epochs=7", *stages])
+
+
+def test_random_weights_are_normalised_unless_asked_otherwise() -> None:
+    def norm(*overrides: str) -> str:
+        return load_config(None, list(overrides)).model.batch_norm
+
+    assert norm() == norm("model.backbone=random:resnet18") == "train"
+    assert norm("model.backbone=weights") == norm("model.batch_norm=frozen") == "frozen"
 
 
 @pytest.mark.parametrize("override", ["train.lr", "=3", "train.lr.deep=3", "train.lr=[1,", "train=3"])
@@ -86,6 +105,22 @@ def test_the_fingerprint_changes_with_what_decides_the_weights_alone() -> None:
     assert (
         config_fingerprint(load_config(None, ["tracking.enabled=false", "train.checkpoint_every=9"])) == plain
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "counts"),
+    [
+        ("model.batch_norm=train", True),
+        ("model.batch_norm=frozen", False),
+        ("data.residency=stream", True),
+    ],
+)
+def test_several_workers_count_where_they_change_what_is_computed(setting: str, counts: bool) -> None:
+    none, one, two, three = (
+        config_fingerprint(load_config(None, ["model.batch_norm=frozen", setting, f"train.workers={n}"]))
+        for n in range(4)
+    )
+    assert none == one and (one != two) == (two != three) == counts
 
 
 def test_dump_and_load_are_inverse(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import make_catalog
-from tests.training import tiny_config, train_alone, trainer
+from tests.training import state, tiny_config, train_alone, trainer
 from ucdr_ray.engine import Trainer, build_encoder, pick_device
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import ResidentFeed
@@ -36,18 +36,6 @@ def stop_after(epoch):
             raise Stopped
 
     return on_epoch
-
-
-def state(trained: Trainer) -> dict[str, torch.Tensor]:
-    """Everything that decides what comes next."""
-    found = {f"encoder.{name}": value for name, value in trained.method.encoder.state_dict().items()}
-    found |= {f"target.{name}": value for name, value in trained.method.target.state_dict().items()}
-    found |= {f"memory.{name}": value for name, value in trained.memory.state_dict().items()}
-    for index, values in trained.optimizer.state_dict()["state"].items():
-        found |= {
-            f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in values.items() if v is not None
-        }
-    return found | {"rng": torch.get_rng_state(), "count": torch.tensor([trained.epoch, trained.step])}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -150,5 +138,7 @@ def test_stored_images_larger_than_the_crops(catalog):
 def test_cuda_is_asked_for_and_absent(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="train.device=cuda"):
-        pick_device("cuda")
-    assert pick_device("auto") == torch.device("cpu")
+        pick_device(tiny_config(["train.device=cuda"]).train)
+    with pytest.raises(UserError, match="train.precision=bfloat16: .* allowed here: float32"):
+        pick_device(tiny_config(["train.precision=bfloat16"]).train)
+    assert pick_device(tiny_config().train) == torch.device("cpu")

@@ -1,5 +1,7 @@
 """Which images a step sees: everything, in an order that seed and step alone decide, on any number of workers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucdr_ray.decoded import Chunks
-from ucdr_ray.feed import ResidentFeed, share, shuffled
+from ucdr_ray.feed import ResidentFeed, shard, shuffled
 
 
 def numbered(*sizes: int) -> list[np.ndarray]:
@@ -17,10 +19,10 @@ def numbered(*sizes: int) -> list[np.ndarray]:
 
 @settings(deadline=None)
 @given(rows=st.integers(0, 50), workers=st.integers(1, 9))
-def test_shares_are_whole_and_even(rows, workers):
-    shares = [share(rows, rank, workers) for rank in range(workers)]
-    assert [row for part in shares for row in range(rows)[part]] == list(range(rows))
-    lengths = [part.stop - part.start for part in shares]
+def test_shards_are_whole_and_even(rows, workers):
+    shards = [shard(rows, rank, workers) for rank in range(workers)]
+    assert [row for part in shards for row in range(rows)[part]] == list(range(rows))
+    lengths = [part.stop - part.start for part in shards]
     assert max(lengths) - min(lengths) <= 1
 
 
@@ -31,6 +33,15 @@ def test_the_endless_sequence_is_made_of_permutations(rows, start, length):
     assert shuffled(rows, start, start + length, [7]).tolist() == whole[start : start + length].tolist()
     for first in range(0, len(whole) - rows + 1, rows):
         assert sorted(whole[first : first + rows]) == list(range(rows))
+
+
+def test_a_single_image_beside_many_costs_nothing():
+    """One round, and one generator, for each of 200,000 times it is seen would be 25 MB and seconds."""
+    tracemalloc.start()
+    found = shuffled(1, 3, 200_003, [7])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.tolist() == [0] * 200_000 and peak < 4e6
 
 
 def test_an_epoch_shows_all_of_the_largest_domain_and_every_domain_equally():

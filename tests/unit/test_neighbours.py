@@ -143,3 +143,11 @@ def test_one_image_domains_have_no_neighbours_inside_and_one_across():
     memory.push(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 2]), unit_rows(4, 4, 0))
     report = memory.rebuild(50, 50, mutual=True, centre=False)
     assert report["share/a->a"] == 0 and report["share/a->b"] == 1 and report["degree/a->b"] == 3
+
+
+def test_a_one_image_domain_keeps_its_likeness_when_domains_are_centred():
+    memory, one, many = LocalMemory([("a", 1), ("b", 12)], 4), unit_rows(1, 4, 0), unit_rows(12, 4, 1)
+    memory.push(torch.tensor([0] + [1] * 12), torch.tensor([0, *range(12)]), torch.cat([one, many]))
+    memory.rebuild(None, 3, mutual=True, centre=True)
+    score = one @ torch.nn.functional.normalize(many - many.mean(0), dim=1).T
+    assert as_sets(memory.graphs[0, 1]) == [set(naive_top_k(score, 3)[0])] != [{0, 1, 2}]

@@ -63,6 +63,15 @@ def test_another_config_or_catalog_is_named(run, catalog, tmp_path, resume):
     assert f"holds a run on another catalog, {catalog.path}" in refusal(run, tiny_config(), other, resume)
 
 
+def test_another_number_of_workers_is_named_where_it_matters(tmp_path, catalog):
+    config = tiny_config(["model.batch_norm=train", "train.workers=2"])
+    run = check_folder(tmp_path / "run", resume=False)
+    begin(run, config, catalog, resume=False)
+    other = tiny_config(["model.batch_norm=train", "train.workers=3"])
+    assert "another config (train.workers: 2 there, 3 here)" in refusal(run, other, catalog, True)
+    assert begin(run, config, catalog, resume=True)
+
+
 def test_folders_that_are_no_run(tmp_path):
     with pytest.raises(UserError, match="--resume: there is no run at"):
         check_folder(tmp_path / "missing", resume=True)

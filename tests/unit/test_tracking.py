@@ -80,10 +80,14 @@ def test_an_unknown_run_is_started_anew(uri: str, tmp_path: Path) -> None:
     assert tracker.run_id != "0" * 32
 
 
-def test_a_nested_run_names_its_parent(uri: str, tmp_path: Path) -> None:
-    parent = Tracker.start(uri, "sweep", tmp_path)
-    child = Tracker.start(uri, "trial", tmp_path, parent_run_id=parent.run_id)
-    assert stored(uri, child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+def test_a_resumed_run_knows_the_epochs_it_has(uri: str, tmp_path: Path) -> None:
+    first = Tracker.start(uri, "x", tmp_path)
+    assert first.epochs == set()
+    for epoch in (1, 2):
+        first.log_metrics({"epoch": epoch, "loss": 1.0}, step=epoch)
+    waiting = {"metrics": {"epoch": 4.0}, "step": 4, "time_ms": 0}
+    (tmp_path / "mlflow_spool.jsonl").write_text(json.dumps(waiting) + "\n")
+    assert Tracker.start(uri, "x", tmp_path, run_id=first.run_id).epochs == {1, 2, 4}
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "ftp://host", ""])

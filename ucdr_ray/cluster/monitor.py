@@ -15,12 +15,17 @@ _RECENT = 3  # epochs that the estimate goes by
 
 
 class Monitor:
-    """Follows `metrics.jsonl` while the workers write it; workers that die and start anew don't disturb it."""
+    """Follows what the workers write into the run's folder.
+
+    MLflow gets each epoch once, also those that an earlier process trained and did not live to send.
+    """
 
     def __init__(self, run: Run, stages: dict[str, int], tracker: Tracker) -> None:
         self._run, self._epochs, self._tracker = run, sum(stages.values()), tracker
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._seen = self._last = len(run.metrics())
+        self._seen, self._starts = len(run.metrics()), len(run.starts())
+        self._sent = set(tracker.epochs)
+        self._began = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -29,16 +34,21 @@ class Monitor:
             self._look()
 
     def _look(self) -> None:
+        starts = self._run.starts()[self._starts :]
+        self._starts += len(starts)
+        for epoch in starts:
+            if self._began:
+                self._say(f"train: a worker died; all go on after epoch {epoch}")
+            self._began = True
         rows = self._run.metrics()
-        if len(rows) < self._last:
-            self._say(f"train: a worker died; all go on after epoch {len(rows)}")
-        self._last = len(rows)
         for row in rows:
             if row["epoch"] > self._seen:
                 self._seen = int(row["epoch"])
                 self._say(self._line(row, rows))
+            if row["epoch"] not in self._sent:
+                self._sent.add(int(row["epoch"]))
                 values = {name: value for name, value in row.items() if isinstance(value, int | float)}
-                self._tracker.log_metrics(values, self._seen)
+                self._tracker.log_metrics(values, int(row["epoch"]))
 
     def _say(self, text: str) -> None:
         self._console.print(text)

@@ -13,7 +13,6 @@ _SMALLEST = 4  # logical CPUs: Ray Data's own tasks must find room beside worker
 def start_ray(
     num_cpus: int | None = None,
     object_store_memory: int | None = None,
-    dashboard: bool = False,
     temp_folder: str | None = None,
 ) -> None:
     """Join the cluster of ``RAY_ADDRESS``, else start Ray on this machine; nothing if it already runs here.
@@ -21,7 +20,6 @@ def start_ray(
     Args:
         num_cpus: logical ones of a Ray started here; without it, this machine's, at least 4.
         object_store_memory: bytes, of a Ray started here; Ray's own choice without it.
-        dashboard: Ray Train V2 logs errors without one; other jobs start faster.
         temp_folder: where a Ray started here keeps sockets and logs; a short path.
 
     Raises:
@@ -42,7 +40,7 @@ def start_ray(
             settings |= {
                 "num_cpus": num_cpus or max(_SMALLEST, os.cpu_count() or 1),
                 "object_store_memory": object_store_memory,
-                "include_dashboard": dashboard,
+                "include_dashboard": False,
                 "_temp_dir": temp_folder,
             }
         try:

@@ -12,6 +12,9 @@ import ray.data
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.config import DataConfig
 from ucdr_ray.decoded import Chunks, Span, decode, spans
+from ucdr_ray.errors import UserError
+
+_SHARE_OF_STORE = 0.6  # a store any fuller spills to disk: Ray Data's blocks in passing need room too
 
 
 def stored_side(config: DataConfig) -> int:
@@ -20,9 +23,24 @@ def stored_side(config: DataConfig) -> int:
 
 
 def keeps(catalog: Catalog, domains: Sequence[str], config: DataConfig) -> bool:
-    """Whether the decoded images stay in the object store."""
+    """Whether the decoded images stay in the object store. UserError: they should, and there is no room."""
     size = sum(catalog.domain(name).images for name in domains) * 3 * stored_side(config) ** 2
-    return config.residency == "keep" or (config.residency == "auto" and size <= config.keep_limit_gb * 1e9)
+    store = _smallest_store()
+    if config.residency == "keep" and size > store:
+        raise UserError(
+            f"data.residency=keep: decoded, the images take {size / 1e9:,.1f} GB, and a node's object store holds "
+            f"{store / 1e9:,.1f} GB; allowed: data.residency=stream or auto, or a smaller data.stored_size"
+        )
+    # Whole on every node: each worker reads all of them.
+    fits = size <= min(config.keep_limit_gb * 1e9, _SHARE_OF_STORE * store)
+    return config.residency == "keep" or (config.residency == "auto" and fits)
+
+
+def _smallest_store() -> float:
+    """Bytes of the smallest object store among the nodes that can hold a worker."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    able = [found for found in resources if found.get("CPU") or found.get("GPU")]
+    return float(min(found.get("object_store_memory", 0) for found in able))
 
 
 def keep(

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.monitor import Monitor
@@ -74,13 +76,25 @@ def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run) -> N
         job = Job(config, Run(run.path.resolve()), catalog.path.resolve(), domains, references, backbone)
         with Monitor(run, config.method.stages.model_dump(), tracker):
             if workers == 0:
-                work(job)
+                with _threads(config.train.threads):
+                    work(job)
             else:
                 fit(job)
         if not run.encoder.is_dir():
             raise JobError(f"no encoder in {run.encoder}: the workers don't share this folder")
         for path in (run.path / "config.yaml", run.path / "metrics.jsonl", run.encoder):
             tracker.log_artifact(path)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch threads of this process meanwhile; None: as many as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
     trainer.resume(run.checkpoints)
     if rank == 0:
         run.cut_metrics(trainer.epoch)
+        run.add_start(trainer.epoch)
 
     def on_epoch(metrics: Metrics, _: Trainer) -> None:
         if rank == 0:
@@ -92,9 +93,8 @@ def fit(job: Job, work: Callable[[Job, int, int], None] = work) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     train = job.config.train
-    gpu = _use_gpus(job.config)
-    threads = train.threads or max(1, (os.cpu_count() or 1) // train.workers)
-    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    gpu = _use_gpus(job)
+    environment = {"OMP_WAIT_POLICY": "passive"}
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     # A name seen before would make Ray take up that run's state; where to resume, our own checkpoints say.
@@ -102,7 +102,7 @@ def fit(job: Job, work: Callable[[Job, int, int], None] = work) -> None:
     failure = storage / name / "failure.json"
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "work": work, "threads": threads, "failure": failure},
+        train_loop_config={"job": job, "work": work, "failure": failure},
         scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=gpu),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RayRunConfig(
@@ -132,10 +132,12 @@ def _worker(settings: dict[str, Any]) -> None:
     failure: Path = settings["failure"]
     if failure.exists():
         return  # Ray tries again, but this kind of failure would only come again
-    torch.set_num_threads(settings["threads"])
+    context = ray.train.get_context()
+    # Of this node's cores, which another node may have more or fewer of.
+    share = (os.cpu_count() or 1) // context.get_local_world_size()
+    torch.set_num_threads(settings["job"].config.train.threads or max(1, share))
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
-    context = ray.train.get_context()
     try:
         settings["work"](settings["job"], context.get_world_rank(), context.get_world_size())
     except (UserError, JobError) as error:
@@ -144,15 +146,20 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def _use_gpus(config: RunConfig) -> bool:
+def _use_gpus(job: Job) -> bool:
     """Whether the workers get a GPU each. UserError: the cluster can't hold that many workers."""
-    train, here = config.train, ray.cluster_resources()
+    train, here = job.config.train, ray.cluster_resources()
     cpus, gpus = int(here.get("CPU", 0)), int(here.get("GPU", 0))
     if train.workers > cpus:
         raise UserError(
             f"train.workers={train.workers}: the cluster has {cpus} CPUs; allowed: one worker for each"
         )
     if train.device == "cpu" or (train.device == "auto" and gpus == 0):
+        if job.references is None and train.workers == cpus:  # they would wait for their images for ever
+            raise UserError(
+                f"train.workers={train.workers} with streamed images: the cluster has {cpus} CPUs, and decoding needs "
+                f"one; allowed: up to {cpus - 1} workers, or data.residency=keep"
+            )
         return False
     if train.workers > gpus:
         raise UserError(

@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ucdr_ray.config import RunConfig, config_fingerprint, describe, load_config
+from ucdr_ray.config import RunConfig, config_fingerprint, load_config
 from ucdr_ray.errors import UserError
+from ucdr_ray.problems import describe
 
 app = typer.Typer(help="Show, explain and check the settings of a training run.", no_args_is_help=True)
 
@@ -65,7 +66,7 @@ def _problems(file: Path) -> list[str]:
     except UserError as error:
         # The error's one line joins all problems; its context still has them apart.
         if isinstance(error.__context__, ValidationError):
-            return [f"{file}: {line}" for line in describe(error.__context__)]
+            return [f"{file}: {line}" for line in describe(error.__context__, RunConfig)]
         return [str(error)]
     return []
 

@@ -18,11 +18,15 @@ from ucdr_ray.neighbors.memory import Memory
 class Alignment:
     """The method: what is trained (`online`), its momentum copy (`target`), the stages and the step."""
 
-    def __init__(self, encoder: Encoder, config: AlignmentConfig, domains: int) -> None:
+    def __init__(
+        self, encoder: Encoder, config: AlignmentConfig, domains: int, precision: torch.dtype = torch.float32
+    ) -> None:
+        """`precision` is that of the encoders alone: similarities and losses are always float32."""
         self.online: nn.Module = encoder
         self.target = copy.deepcopy(encoder).requires_grad_(False)
         self.config = config
         self.domains = domains
+        self.precision = precision
 
     def stages(self) -> list[Stage]:
         """L_aug; then + L_in; then + L_cross. Stages of 0 epochs are left out."""
@@ -50,8 +54,8 @@ class Alignment:
         L_cross against the keys of i's mutual neighbours in another domain, mean over the other domains.
         """
         with torch.no_grad():
-            memory.push(batch.domain, batch.slot, self.target(batch.key))
-        query = self.online(batch.query)
+            memory.push(batch.domain, batch.slot, self._encode(self.target, batch.key))
+        query = self._encode(self.online, batch.query)
 
         terms = {name: query.new_zeros(()) for name in stage.weights}
         for a in range(self.domains):
@@ -71,6 +75,12 @@ class Alignment:
         total = sum((stage.weights[name] * term for name, term in terms.items()), query.new_zeros(()))
         return Losses(total, {name: term.detach() for name, term in terms.items()})
 
+    def _encode(self, encoder: nn.Module, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D) float32 unit rows."""
+        reduced = self.precision != torch.float32
+        with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
+            return encoder(pixels)
+
     def _loss(self, similarity: Tensor, positive: Tensor, rows: int, ignore: Tensor | None = None) -> Tensor:
         return row_sum(info_nce(similarity, positive, self.config.temperature, ignore), rows)
 
@@ -83,6 +93,11 @@ class Alignment:
             *[(p, online[name]) for name, p in self.target.named_parameters()], strict=True
         )
         torch._foreach_lerp_(list(targets), list(sources), 1 - m)
+        self.copy_statistics()
+
+    @torch.no_grad()
+    def copy_statistics(self) -> None:
+        """The encoder's statistics of batch normalisation into the target."""
         for theirs, ours in zip(self.target.buffers(), self.encoder.buffers(), strict=True):
             theirs.copy_(ours)
 

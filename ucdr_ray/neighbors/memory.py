@@ -106,7 +106,8 @@ class LocalMemory:
             k_in: neighbours inside each domain; None: none.
             k_cross: neighbours across each pair of domains; None: none.
             mutual: keep only pairs that name each other.
-            centre: subtract each domain's mean key (and renormalise) before searching across domains.
+            centre: subtract each domain's mean key (and renormalise) before searching across domains; a domain of
+                one image stays as it is.
 
         Returns:
             `share/a->b` (rows of a with at least one neighbour in b, 0..1) and `degree/a->b` per ordered pair.
@@ -114,7 +115,11 @@ class LocalMemory:
         report: dict[str, float] = {}
         self.graphs = {}
         keys = [bank.keys.cpu() for bank in self.banks]
-        shifted = [torch.nn.functional.normalize(key - key.mean(0), dim=1) if centre else key for key in keys]
+        # A single key is its own mean: nothing would be left of it.
+        shifted = [
+            torch.nn.functional.normalize(key - key.mean(0), dim=1) if centre and len(key) > 1 else key
+            for key in keys
+        ]
         for a in range(len(keys)):
             if k_in is not None:
                 self.graphs[a, a] = neighbour_graphs(keys[a], None, k_in, mutual)[0]
