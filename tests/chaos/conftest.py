@@ -1,12 +1,15 @@
 """What the long campaigns found, as a table at the end and as JSON: `build/chaos.json`."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 FILE = Path(__file__).parents[2] / "build" / "chaos.json"
+# Where these tests run in the background, Ctrl-C is switched off, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _rows: dict[str, dict[str, int]] = {}
 
 
