@@ -71,6 +71,18 @@ def test_losses_equal_the_papers_formulas_in_a_naive_loop(setup):
     assert float(losses.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-4)
 
 
+def test_losses_are_float32_whatever_the_precision_of_the_encoders(setup):
+    method, memory, batch = setup
+    stage = method.stages()[2]
+    memory.rebuild(stage.k_in, stage.k_cross, mutual=True, centre=False)
+    method.precision = torch.bfloat16
+    losses = method.step(batch, stage, memory)
+    with torch.autocast("cpu", torch.bfloat16):  # of what naive_terms does, the encoder alone
+        expected = naive_terms(method, memory, batch)
+    assert {name: float(value) for name, value in losses.terms.items()} == pytest.approx(expected, rel=1e-4)
+    assert all(value.dtype == torch.float32 for value in losses.terms.values())
+
+
 def test_the_bank_holds_the_targets_newest_keys_after_a_step(setup):
     method, memory, batch = setup
     method.step(batch, method.stages()[0], memory)
