@@ -195,12 +195,13 @@ def train(catalog: Catalog, turns: int, folder: Path) -> dict[str, float]:
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     training = Thread(target=workers.fit, args=(job, ours), daemon=True)
     training.start()
+    alive = {"ours": training.is_alive, "theirs": lambda: torchrun.poll() is None}
     try:
         for turn in range(1, turns + 1):
             for side in ("ours", "theirs") if turn % 2 else ("theirs", "ours"):
                 (folder / f"{side}-{turn}").touch()
                 while not (result := folder / f"{side}-{turn}.json").exists():
-                    if not training.is_alive() or torchrun.poll() is not None:
+                    if not alive[side]() and not result.exists():
                         raise SystemExit(f"{side} died; see above")
                     time.sleep(0.05)
                 rates[side].append(read_json(result, "rate"))
