@@ -28,7 +28,7 @@ from ucdr_ray.files import write_json
 from ucdr_ray.models.encoder import Encoder
 
 BACKBONE, SIZE = "mobilenet_v1_025_imagenet", 64
-BASE = {"data.size": SIZE, "method.stages.in_domain": 3, "method.stages.cross_domain": 3}
+BASE = {"data.size": SIZE, "method.stages.in_domain": 2, "method.stages.cross_domain": 2}
 VARIANTS: dict[str, dict[str, object]] = {
     "the recipe": {},
     "MobileNetV2": {"model.backbone": "mobilenet_v2_imagenet"},
@@ -44,14 +44,14 @@ VARIANTS: dict[str, dict[str, object]] = {
     "L_aug at full weight": {"method.weight_aug": 1},
     "next to no L_aug, in all stages": {"method.weight_aug": 1e-6},
     "instance stage only": {
-        "method.stages.instance": 7,
+        "method.stages.instance": 5,
         "method.stages.in_domain": 0,
         "method.stages.cross_domain": 0,
     },
-    "no cross-domain stage": {"method.stages.in_domain": 6, "method.stages.cross_domain": 0},
+    "no cross-domain stage": {"method.stages.in_domain": 4, "method.stages.cross_domain": 0},
     "no in-domain stage": {
         "method.stages.in_domain": 0,
-        "method.stages.cross_domain": 6,
+        "method.stages.cross_domain": 4,
         "method.weight_in": 0,
     },
     "embedding: the backbone's": {"model.embedding": "backbone"},
