@@ -112,6 +112,20 @@ def test_the_size_of_a_block_changes_nothing(doubles):
             assert np.array_equal(getattr(blocked, part), getattr(whole, part)), part
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, -1.0, 0.0]), st.integers(2, 90))
+def test_scores_one_float_apart_are_told_apart(seed, around, rows):
+    """Neighbouring floats on both sides of a value, each several times; around 0 they are denormal."""
+    rng = np.random.default_rng(seed)
+    floats = [np.float32(around)]
+    for _ in range(6):
+        floats = [np.nextafter(floats[0], np.float32(-9)), *floats, np.nextafter(floats[-1], np.float32(9))]
+    gallery = rng.choice(np.array([*floats, np.float32(-0.0)]), (rows, 1))
+    labels, queries = rng.integers(-1, 2, rows), np.array([[1.0], [-1.0], [1.0]], np.float32)
+    problem = queries, np.array([0, 0, 1]), gallery, labels
+    assert_equal(all_metrics(rank_relevant(*problem, KS)), naive(*problem, KS))
+
+
 def test_identical_vectors_tie_wherever_they_stand():
     """A double of a relevant image counts as better only where its row is lower."""
     queries, _ = vectors(40, 3)

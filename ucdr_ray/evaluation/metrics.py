@@ -38,15 +38,21 @@ class RankSummary:
         ks = np.asarray(cutoffs, np.int64)
         return cls(ks, relevant, np.zeros(shape[0]), hits, capped, np.zeros(shape))
 
-    def record(self, query: int, ranks: np.ndarray) -> None:
-        """Enter one query: int64 (R_q,) ``ranks`` of all its relevant images, ascending, from 1; ``R_q > 0``."""
-        precisions = np.arange(1, len(ranks) + 1) / ranks
-        self.average_precision[query] = precisions.sum() / len(ranks)
-        hits = ranks.searchsorted(self.cutoffs, side="right")
-        self.hits[query] = hits
-        self.capped_hits[query] = ranks.searchsorted(np.minimum(self.cutoffs, len(ranks)), side="right")
-        found = hits > 0
-        self.precision_sum[query, found] = precisions[: hits.max()].cumsum()[hits[found] - 1]
+    def record(self, queries: np.ndarray, relevant: np.ndarray) -> None:
+        """Enter some queries: int (G,), each with ``R_q > 0``; bool (G, N): is the n-th of its results relevant?"""
+        counts = self.relevant[queries]
+        starts = counts.cumsum() - counts
+        ranks = np.flatnonzero(relevant) - (np.arange(len(queries)) * relevant.shape[1] - 1).repeat(counts)
+        precisions = (np.arange(1, len(ranks) + 1) - starts.repeat(counts)) / ranks
+        self.average_precision[queries] = np.add.reduceat(precisions, starts) / counts
+
+        top = relevant[:, : self.cutoffs.max()]
+        found = top.cumsum(axis=1)
+        sums = (found / np.arange(1, top.shape[1] + 1) * top).cumsum(axis=1)
+        last = np.minimum(self.cutoffs, top.shape[1]) - 1
+        self.hits[queries], self.precision_sum[queries] = found[:, last], sums[:, last]
+        capped = np.minimum(self.cutoffs, counts[:, None]) - 1
+        self.capped_hits[queries] = np.take_along_axis(found, capped, axis=1)
 
 
 def precision(summary: RankSummary) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Ranks of the relevant images, block by block: never queries × gallery in memory, and no argsort.
+"""Which of the gallery is relevant, best first, block by block: never queries × gallery in memory, and no argsort.
 
-A metric needs the ranks of the relevant images alone, and ``rank = 1 + relevant before + irrelevant before``: so the
-irrelevant scores are sorted as plain numbers, several times cheaper than an argsort, and the relevant ones looked up.
+A metric asks of the ranking only where the relevant images stand. So a score's last bit is given up to say whether its
+image is relevant, and the scores are sorted as plain numbers, several times cheaper than an argsort; the few places
+where that bit decided an order are looked up and put right.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from ucdr_ray.evaluation.metrics import RankSummary
 BLOCK_BYTES = 8 * 2**20  # fits in the cache beside what sorts it
 # From 16 rows on, torch's matrix product rounds a score alike wherever its row and its column stand.
 _ROW_MULTIPLE = 16
-_ROWS_PER_TASK = 16
-# Among 10,000 float32 scores a few pairs tie by chance; more than this is a gallery of doubles, or of codes.
+_ROWS_AT_ONCE = 16
+# Among 10,000 float32 scores a few pairs nearly tie by chance; more than this is a gallery of doubles, or of codes.
 _FEW_TIES = 32
 
 
@@ -42,53 +43,72 @@ def rank_relevant(
     if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
         raise ValueError("vectors to rank must be finite")
     by_label = np.argsort(gallery_labels, kind="stable")
-    labels, starts = np.unique(gallery_labels[by_label], return_index=True)
-    columns = dict(zip(labels.tolist(), np.split(by_label, starts[1:]), strict=True))
-    columns = {label: found for label, found in columns.items() if label >= 0}
-    counts = [len(columns.get(label, ())) for label in query_labels.tolist()]
-    summary = RankSummary.zeros(np.array(counts, np.int64), cutoffs)
+    starts = np.searchsorted(gallery_labels, query_labels, sorter=by_label)
+    stops = np.searchsorted(gallery_labels, query_labels, side="right", sorter=by_label)
+    stops = np.where(query_labels < 0, starts, stops)
+    summary = RankSummary.zeros(stops - starts, cutoffs)
     answerable = np.flatnonzero(summary.relevant)
     if not len(answerable):
         return summary
 
-    def rank_rows(rows: slice) -> None:
-        for query, row in zip(chosen[rows].tolist(), scores.numpy()[rows], strict=False):
-            summary.record(query, _ranks(row, columns[int(query_labels[query])]))
-
     # Negated, so that ascending order is best first; padded, so that every product has the same shape.
-    height = max(1, block_bytes // (4 * len(gallery) * _ROW_MULTIPLE)) * _ROW_MULTIPLE
+    threads = torch.get_num_threads()
+    height = max(1, block_bytes // (4 * len(gallery) * _ROW_MULTIPLE * threads)) * _ROW_MULTIPLE
     height = min(height, -(-len(answerable) // _ROW_MULTIPLE) * _ROW_MULTIPLE)
-    block = torch.zeros(height, queries.shape[1])
-    scores = torch.empty(height, len(gallery))
-    transposed = torch.from_numpy(np.ascontiguousarray(gallery, np.float32)).T
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for first in range(0, len(answerable), height):
-            chosen = answerable[first : first + height]
-            block[: len(chosen)] = torch.from_numpy(-queries[chosen])
-            torch.mm(block, transposed, out=scores)
-            tasks = [slice(start, start + _ROWS_PER_TASK) for start in range(0, len(chosen), _ROWS_PER_TASK)]
-            list(pool.map(rank_rows, tasks))
+    columns = torch.from_numpy(gallery[by_label].astype(np.float32, copy=False)).T
+
+    def rank_block(first: int) -> None:
+        asked = answerable[first : first + height]
+        block = torch.zeros(height, queries.shape[1])
+        block[: len(asked)] = torch.from_numpy(-queries[asked])
+        scores = torch.mm(block, columns).numpy()[: len(asked)]
+        for row in range(0, len(asked), _ROWS_AT_ONCE):
+            some = slice(row, row + _ROWS_AT_ONCE)
+            spans = starts[asked[some]], stops[asked[some]]
+            summary.record(asked[some], _relevant_in_order(scores[some], *spans, by_label))
+
+    # A block is one thread's work: threads that a product leaves behind would spin while the scores are sorted.
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(rank_block, range(0, len(answerable), height)))
+    finally:
+        torch.set_num_threads(threads)
     return summary
 
 
-def _ranks(row: np.ndarray, relevant_columns: np.ndarray) -> np.ndarray:
-    """Ascending int64 (R,) ranks, from 1, of the columns (ascending) of ``row`` (N,), lowest value first."""
-    relevant = row[relevant_columns]
-    irrelevant = row.copy()
-    irrelevant[relevant_columns] = np.inf
-    irrelevant.sort()  # the relevant ones, now infinite, end up last, where nothing is looked up
-    relevant.sort()
-    before = irrelevant.searchsorted(relevant)
-    ranks = before + np.arange(1, len(relevant) + 1)
-    tied = irrelevant[before] == relevant
-    if not tied.any():
-        return ranks
-    values = set(relevant[tied].tolist())
-    if len(values) > _FEW_TIES:
-        return np.flatnonzero(np.isin(np.argsort(row, kind="stable"), relevant_columns)) + 1
-    for value in values:
-        equal = np.flatnonzero(row == value)
-        own = relevant_columns[row[relevant_columns] == value]
-        start = relevant.searchsorted(value)
-        ranks[start : start + len(own)] += equal.searchsorted(own) - np.arange(len(own))
-    return ranks
+def _relevant_in_order(
+    scores: np.ndarray, starts: np.ndarray, stops: np.ndarray, tie_order: np.ndarray
+) -> np.ndarray:
+    """Bool (G, N): is the n-th of each row's images relevant, lowest score first?
+
+    Args:
+        scores: float32 (G, N). starts, stops: int (G,), the columns ``start <= c < stop`` are relevant to a row.
+        tie_order: int (N,), distinct: of equal scores the column with the lower number comes first.
+    """
+    size = scores.shape[1]
+    keys = (scores + np.float32(0)).view(np.int32)  # no -0.0, whose bits differ from those of 0.0
+    ordered = keys >> 31
+    ordered &= 0x7FFFFFFF
+    keys ^= ordered  # integers in the order of the floats
+    keys &= -2
+    ordered[:] = keys
+    for row, start, stop in zip(ordered, starts.tolist(), stops.tolist(), strict=True):
+        row[start:stop] |= 1
+    ordered.sort(axis=1)
+    relevant = np.bitwise_and(ordered, 1, dtype=np.uint8, casting="unsafe").view(bool)
+
+    # Neighbours that differ in the last bit alone are in doubt: it may have been the score's, and it breaks ties.
+    rows, places = divmod(np.flatnonzero(ordered[:, 1:] ^ ordered[:, :-1] == 1), max(size - 1, 1))
+    doubts = np.bincount(rows, minlength=len(scores))
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        if doubts[row] <= _FEW_TIES:
+            key = ordered[row, place]
+            columns = np.flatnonzero(keys[row] == key)
+            first = ordered[row].searchsorted(key)
+            columns = columns[np.lexsort((tie_order[columns], scores[row, columns]))]
+            found = (starts[row] <= columns) & (columns < stops[row])
+            relevant[row, first : first + len(columns)] = found
+    for row in np.flatnonzero(doubts > _FEW_TIES):
+        columns = np.lexsort((tie_order, scores[row]))
+        relevant[row] = (starts[row] <= columns) & (columns < stops[row])
+    return relevant
