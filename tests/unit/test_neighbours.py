@@ -69,6 +69,15 @@ def test_without_mutual_filter_every_row_keeps_its_k():
     assert forward.share() == 1 and forward.mean_degree() == 3
 
 
+@pytest.mark.parametrize("lone", [1, 3, 15])
+def test_equal_keys_tie_for_the_last_few_rows_of_a_block_too(lone):
+    """Every key stands twice, 1,013 slots apart: the first must come right before the second."""
+    keys = unit_rows(1013, 64, 0).repeat(2, 1)
+    for seed in range(5):
+        found = top_k(unit_rows(mutual.BLOCK + lone, 64, seed + 1), keys, 10)
+        assert torch.equal(found[:, 0::2] + 1013, found[:, 1::2])
+
+
 def test_block_size_changes_nothing(monkeypatch):
     a, b = unit_rows(50, 8, 0), unit_rows(41, 8, 1)
     whole = neighbour_graphs(a, b, 5)[0]
@@ -123,7 +132,7 @@ def test_sampled_candidates_keep_every_positive_and_bound_the_rest():
         full, some = whole.candidates(0, slot, other), sampled.candidates(0, slot, other)
         assert torch.equal(full.positive.sum(1), some.positive.sum(1))
         assert torch.equal(full.own.sum(1), some.own.sum(1))
-        assert len(some.keys) <= 5 + 3 + int(full.positive.sum())
+        assert 5 <= len(some.keys) <= 5 + 3 + int(full.positive.sum())
         row, column = some.positive.nonzero(as_tuple=True)
         expected = {(int(r), tuple(full.keys[c].tolist())) for r, c in full.positive.nonzero()}
         assert {(int(r), tuple(some.keys[c].tolist())) for r, c in zip(row, column, strict=True)} == expected

@@ -126,6 +126,14 @@ def test_what_cannot_be_evaluated_is_said(domains, ks, message):
         evaluate_pairs(domains, ks)
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_vectors_that_are_not_finite_get_no_score(centred):
+    domains = {name: domain(5, ["cat"], seed) for seed, name in enumerate(["photo", "sketch"])}
+    domains["sketch"].vectors[3, 2] = np.nan
+    with pytest.raises(UserError, match="'sketch': 1 of 5 vectors are not finite"):
+        evaluate_pairs(domains, (1,), centred)
+
+
 def test_memory_stays_a_block_not_a_matrix():
     """12,000 × 12,000 scores are 576 MB; in a process of its own, the peak stays below a quarter of that."""
     code = """

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.embeddings import Embeddings
+from ucdr_ray.embeddings import Embeddings, check_unit
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.images import Reject, to_array
@@ -50,6 +50,7 @@ def embed_domain(
 
     Raises:
         JobError: an image cannot be decoded (an ingested catalog has none such).
+        UserError: the encoder's vectors are not finite and of unit length.
     """
     device = next(encoder.parameters()).device
     vectors: list[np.ndarray] = []
@@ -65,7 +66,9 @@ def embed_domain(
                 raise JobError(f"an image of domain {domain!r} in {catalog.path}: {reject.reason}") from None
             vectors.append(encoder.encode(torch.from_numpy(images).to(device)).cpu().numpy())
             advance(len(images))
-    return _with_labels(np.concatenate(vectors), catalog, domain)
+    whole = np.concatenate(vectors)
+    check_unit(whole, f"{encoder.name}, images of domain {domain!r}")
+    return _with_labels(whole, catalog, domain)
 
 
 def embed_domains(encoder: Encoder, catalog: Catalog, domains: Sequence[str]) -> dict[str, DomainVectors]:

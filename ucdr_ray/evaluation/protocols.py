@@ -52,7 +52,8 @@ def evaluate_pairs(
         ``used``, are ``unlabelled`` (skipped) or ``without_relevant`` (not in map).
 
     Raises:
-        UserError: fewer than two domains, a domain without a single label, or a k below 1.
+        UserError: fewer than two domains, a domain without a single label or with a vector that is not finite, or
+            a k below 1.
     """
     if len(domains) < 2:
         raise UserError(
@@ -63,6 +64,8 @@ def evaluate_pairs(
     for name, domain in domains.items():
         if all(label is None for label in domain.labels):
             raise UserError(f"domain {name!r} has no labels, and without them nothing can be evaluated")
+        if bad := int((~np.isfinite(domain.vectors)).any(axis=1).sum()):
+            raise UserError(f"domain {name!r}: {bad} of {len(domain.vectors)} vectors are not finite numbers")
     prepared = {
         name: centre(domain) if centred else replace(domain, vectors=_unit(domain.vectors))
         for name, domain in domains.items()

@@ -1,8 +1,8 @@
 """Which of the gallery is relevant, best first, block by block: never queries × gallery in memory, and no argsort.
 
 A metric asks of the ranking only where the relevant images stand. So a score's last bit is given up to say whether its
-image is relevant, and the scores are sorted as plain numbers, several times cheaper than an argsort; the few places
-where that bit decided an order are looked up and put right.
+image is relevant, and the scores are sorted as plain numbers, several times cheaper than an argsort. The places where
+that bit decided an order are looked up and put right; a row with many of them is sorted again, at twice the width.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ BLOCK_BYTES = 8 * 2**20  # fits in the cache beside what sorts it
 # From 16 rows on, torch's matrix product rounds a score alike wherever its row and its column stand.
 _ROW_MULTIPLE = 16
 _ROWS_AT_ONCE = 16
-# Among 10,000 float32 scores a few pairs nearly tie by chance; more than this is a gallery of doubles, or of codes.
-_FEW_TIES = 32
+# Among 10,000 float32 scores around 0 a pair or two nearly tie by chance. More do where the scores crowd, in a larger
+# gallery, among doubles and codes: from here on sorting the whole row again is the cheaper way.
+_FEW_DOUBTS = 8
 
 
 def rank_relevant(
@@ -83,32 +84,43 @@ def _relevant_in_order(
 
     Args:
         scores: float32 (G, N). starts, stops: int (G,), the columns ``start <= c < stop`` are relevant to a row.
-        tie_order: int (N,), distinct: of equal scores the column with the lower number comes first.
+        tie_order: int (N,), a permutation: of equal scores the column with the lower number comes first.
     """
-    size = scores.shape[1]
-    keys = (scores + np.float32(0)).view(np.int32)  # no -0.0, whose bits differ from those of 0.0
-    ordered = keys >> 31
-    ordered &= 0x7FFFFFFF
-    keys ^= ordered  # integers in the order of the floats
+    keys = _sortable(scores)
     keys &= -2
-    ordered[:] = keys
+    ordered = keys.copy()
     for row, start, stop in zip(ordered, starts.tolist(), stops.tolist(), strict=True):
         row[start:stop] |= 1
     ordered.sort(axis=1)
     relevant = np.bitwise_and(ordered, 1, dtype=np.uint8, casting="unsafe").view(bool)
 
     # Neighbours that differ in the last bit alone are in doubt: it may have been the score's, and it breaks ties.
-    rows, places = divmod(np.flatnonzero(ordered[:, 1:] ^ ordered[:, :-1] == 1), max(size - 1, 1))
+    in_doubt = np.flatnonzero(ordered[:, 1:] ^ ordered[:, :-1] == 1)
+    rows, places = divmod(in_doubt, max(scores.shape[1] - 1, 1))
     doubts = np.bincount(rows, minlength=len(scores))
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-        if doubts[row] <= _FEW_TIES:
+        if doubts[row] <= _FEW_DOUBTS:
             key = ordered[row, place]
             columns = np.flatnonzero(keys[row] == key)
             first = ordered[row].searchsorted(key)
             columns = columns[np.lexsort((tie_order[columns], scores[row, columns]))]
             found = (starts[row] <= columns) & (columns < stops[row])
             relevant[row, first : first + len(columns)] = found
-    for row in np.flatnonzero(doubts > _FEW_TIES):
-        columns = np.lexsort((tie_order, scores[row]))
-        relevant[row] = (starts[row] <= columns) & (columns < stops[row])
+    if doubts.max() > _FEW_DOUBTS:
+        column_of = np.argsort(tie_order)
+        for row in np.flatnonzero(doubts > _FEW_DOUBTS):
+            wide = _sortable(scores[row]).astype(np.int64) << 32
+            wide |= tie_order
+            wide.sort()
+            columns = column_of[wide & 0xFFFFFFFF]
+            relevant[row] = (starts[row] <= columns) & (columns < stops[row])
     return relevant
+
+
+def _sortable(scores: np.ndarray) -> np.ndarray:
+    """A new int32 array in the order of the float32 scores; -0.0 becomes 0.0, to which it is equal."""
+    bits = (scores + np.float32(0)).view(np.int32)
+    sign = bits >> 31
+    sign &= 0x7FFFFFFF
+    bits ^= sign
+    return bits

@@ -82,22 +82,20 @@ class LocalMemory:
             query = neighbour = torch.empty(0, dtype=torch.int64)
         else:
             query, neighbour = graph.edges(slot.cpu())
-        positive = torch.zeros(len(slot), rows, dtype=torch.bool)
-        positive[query, neighbour] = True
-        own = torch.zeros(len(slot), rows, dtype=torch.bool)
-        if domain == other:
-            own[torch.arange(len(slot)), slot.cpu()] = True
         if rows <= self.max_negatives:
-            return Candidates(bank.keys, positive.to(self.device), own.to(self.device))
-        generator = torch.Generator().manual_seed(hash((self._seed, self.version, domain, other)) % 2**63)
-        sample = torch.randint(rows, (self.max_negatives,), generator=generator)
-        needed = [sample, neighbour, slot.cpu()] if domain == other else [sample, neighbour]
-        column = torch.cat(needed).unique()
-        return Candidates(
-            bank.keys[column.to(bank.keys.device)],
-            positive[:, column].to(self.device),
-            own[:, column].to(self.device),
-        )
+            column, keys = torch.arange(rows), bank.keys
+        else:
+            generator = torch.Generator().manual_seed(hash((self._seed, self.version, domain, other)) % 2**63)
+            sample = torch.randperm(rows, generator=generator)[: self.max_negatives]
+            needed = [sample, neighbour, slot.cpu()] if domain == other else [sample, neighbour]
+            column = torch.cat(needed).unique()
+            keys = bank.keys[column.to(bank.keys.device)]
+        positive = torch.zeros(len(slot), len(column), dtype=torch.bool)
+        positive[query, torch.searchsorted(column, neighbour)] = True
+        own = torch.zeros(len(slot), len(column), dtype=torch.bool)
+        if domain == other:
+            own[torch.arange(len(slot)), torch.searchsorted(column, slot.cpu())] = True
+        return Candidates(keys, positive.to(self.device), own.to(self.device))
 
     def rebuild(self, k_in: int | None, k_cross: int | None, mutual: bool, centre: bool) -> dict[str, float]:
         """Search all neighbours anew.

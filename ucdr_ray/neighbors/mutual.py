@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
+# From 16 rows on, torch's matrix product rounds a score alike wherever its row stands: equal keys tie.
+_ROW_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def top_k(queries: Tensor, keys: Tensor, k: int, exclude_self: bool = False) -> 
     if k <= 0:
         return torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(queries), BLOCK):
-        score = queries[start : start + BLOCK] @ keys.T
+        block = queries[start : start + BLOCK]
+        padded = torch.nn.functional.pad(block, (0, 0, 0, -len(block) % _ROW_MULTIPLE))
+        score = (padded @ keys.T)[: len(block)]
         if exclude_self:
             own = torch.arange(len(score))
             score[own, own + start] = float("-inf")
