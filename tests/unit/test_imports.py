@@ -95,8 +95,12 @@ def danger_faults(source: str, path: str) -> list[str]:
             continue
         name = ast.unparse(node.func)
         words = {word.arg: ast.unparse(word.value) for word in node.keywords}
-        if words.keys() & {"trust_remote_code", "allow_pickle"}:
-            faults.append(f"{path}:{node.lineno} passes {', '.join(sorted(words))}")
+        if "allow_pickle" in words:
+            faults.append(f"{path}:{node.lineno} passes allow_pickle")
+        # Left out, transformers asks at the terminal, and `yes` answers.
+        needed = name.split(".")[-1] in ("from_pretrained", "from_config")
+        if words.get("trust_remote_code", "" if needed else "False") != "False":
+            faults.append(f"{path}:{node.lineno} calls {name} without trust_remote_code=False")
         if name in ("torch.load", "load") and words.get("weights_only", "True") != "True":
             faults.append(f"{path}:{node.lineno} loads with weights_only={words['weights_only']}")
         if name == "torch.load" and "weights_only" not in words:
@@ -196,7 +200,12 @@ def test_the_import_rules_allow(path: str, source: str) -> None:
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
         "np.load(f, allow_pickle=True)",
+        "AutoModel.from_pretrained(f)",
         "AutoModel.from_pretrained(f, trust_remote_code=True)",
+        "AutoModel.from_pretrained(f, trust_remote_code=None)",
+        "AutoModel.from_pretrained(f, trust_remote_code=trusted)",
+        "AutoModel.from_config(c)",
+        "make(f, trust_remote_code=True)",
         "eval(text)",
         "yaml.load(text, Loader=yaml.Loader)",
         "pd.read_pickle(f)",
@@ -207,7 +216,13 @@ def test_the_rules_see_what_executes_code(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["model.eval()", "torch.load(f, weights_only=True)", "yaml.safe_load(text)"]
+    "source",
+    [
+        "model.eval()",
+        "torch.load(f, weights_only=True)",
+        "yaml.safe_load(text)",
+        "AutoModel.from_pretrained(f, trust_remote_code=False)",
+    ],
 )
 def test_the_rules_allow_what_does_not(source: str) -> None:
     assert danger_faults(source, "x.py") == []

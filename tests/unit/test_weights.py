@@ -1,5 +1,6 @@
 """Stored weights are loaded whole, with the pixels they were trained on, or refused in one line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -67,6 +68,23 @@ def test_a_relative_folder_is_found_from_any_folder(folder, monkeypatch):
 def test_a_transformer_needs_no_pooler(tmp_path):
     ViTForImageClassification(ViTConfig(**VIT, image_size=32, patch_size=16)).save_pretrained(tmp_path)
     assert build_backbone(str(tmp_path)).dim == 16
+
+
+def test_a_folder_cannot_bring_its_own_code(tmp_path, monkeypatch):
+    marker = tmp_path / "executed"
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "evil.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n"
+        "from transformers import ResNetConfig\n\n\nclass EvilConfig(ResNetConfig):\n    model_type = 'evilnet'\n"
+    )
+    content = {"model_type": "evilnet", "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    (evil / "config.json").write_text(json.dumps(content))
+    # transformers copies a folder's code to its cache, and asks before it runs it.
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    refused(evil, f"backbone {evil} can't be loaded: .*custom code")
+    assert not marker.exists()
 
 
 def test_renamed_weights_are_refused(folder):

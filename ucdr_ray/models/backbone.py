@@ -66,7 +66,7 @@ class Backbone(nn.Module):
             family = values.pop("model_type")
             try:
                 config = AutoConfig.for_model(family, **values)
-                model = AutoModel.from_config(config, **_options(family))
+                model = AutoModel.from_config(config, trust_remote_code=False, **_options(family))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"backbone {spec.name}: {error}".splitlines()[0]) from None
         self.model = model
@@ -151,7 +151,8 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
             f"no backbone folder at {source}; allowed: a folder with config.json and model.safetensors"
         )
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        # Without the word, transformers asks at the terminal whether to run the folder's own code.
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         spec = _spec(Path(source).resolve().name if local else source, config, normalisation(source))
         model = load_model(source, config, **_options(config.model_type))
     except UserError:

@@ -26,6 +26,7 @@ def load_model(source: str, config: Any, **options: Any) -> nn.Module:
     model, info = AutoModel.from_pretrained(
         source,
         config=config,
+        trust_remote_code=False,
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
