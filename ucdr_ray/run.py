@@ -93,6 +93,11 @@ class Run:
         # Whole, because a reader may look at any moment, and a power cut must not leave half a line.
         atomic_write(self.path / file, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
+    def begun(self) -> bool:
+        """Whether workers took up training: a call that failed or was killed before it also leaves `run.json`."""
+        finished = self.read()["status"] == "finished"
+        return finished or bool(self.starts()) or bool(checkpoints(self.checkpoints))
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings away. UserError: another process trains here."""
@@ -140,6 +145,8 @@ def check_folder(path: Path, resume: bool) -> Run:
 def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
     """Start the run, or with `resume` take it up where its newest checkpoint is; call it while the run is held.
 
+    A folder in which no worker has trained yet counts as empty: whatever a call left there, another one takes it over.
+
     Returns:
         False if there is nothing to do, because the run is finished.
 
@@ -147,21 +154,11 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
         UserError: the run is of another config or catalog, is finished or unfinished without `resume`, or its newest
             checkpoint is damaged.
     """
-    if not (run.path / "run.json").exists():
-        fingerprint = config_fingerprint(config)
-        atomic_write(run.path / "config.yaml", dump_config(config).encode())
-        write_json(run.path / "run.json", {
-            "format": "ucdr-run",
-            "version": 1,
-            "name": f"{config.method.name}-{fingerprint[:8]}-{run.path.name}",
-            "config_fingerprint": fingerprint,
-            "catalog_fingerprint": catalog.fingerprint,
-            "catalog": str(catalog.path.resolve()),
-            "mlflow_run_id": None,
-            "status": "running",
-        })  # fmt: skip
+    path = run.path
+    values = run.read() if (path / "run.json").exists() else None
+    if values is None or not run.begun():
+        _write_new(run, config, catalog, values or {})
         return True
-    path, values = run.path, run.read()
     if values["config_fingerprint"] != config_fingerprint(config):
         where = _difference(run, config)
         raise UserError(f"--out {path} holds a run of another config ({where}); choose another --out")
@@ -182,6 +179,27 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
     atomic_write(run.path / "config.yaml", dump_config(config).encode())
     run.update(status="running")
     return True
+
+
+def _write_new(run: Run, config: RunConfig, catalog: Catalog, before: dict[str, Any]) -> None:
+    """Make the folder that of a run that nothing has been trained of; `before` is the `run.json` that it replaces."""
+    identity = {
+        "config_fingerprint": config_fingerprint(config),
+        "catalog_fingerprint": catalog.fingerprint,
+    }
+    same = before.items() >= identity.items()
+    if not same:
+        (run.path / "mlflow_spool.jsonl").unlink(missing_ok=True)  # what another run has to tell
+    atomic_write(run.path / "config.yaml", dump_config(config).encode())
+    write_json(run.path / "run.json", {
+        "format": "ucdr-run",
+        "version": 1,
+        "name": f"{config.method.name}-{identity['config_fingerprint'][:8]}-{run.path.name}",
+        **identity,
+        "catalog": str(catalog.path.resolve()),
+        "mlflow_run_id": before["mlflow_run_id"] if same else None,
+        "status": "running",
+    })  # fmt: skip
 
 
 def _difference(run: Run, config: RunConfig) -> str:

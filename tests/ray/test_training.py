@@ -165,6 +165,17 @@ def test_a_wrong_call_is_one_line(tmp_path, catalog, train, settings, options, m
     assert (code, out, len(errors)) == (2, "", 1) and message in errors[0], err
 
 
+def test_a_call_that_came_to_nothing_leaves_its_folder_free(tmp_path, catalog, train):
+    tracked = "tracking.enabled=true"
+    assert train(catalog, tmp_path / "run", settings=[tracked, "tracking.uri=foo"])[0] == 2
+    assert not (tmp_path / "run").exists()
+    assert train(catalog, tmp_path / "run", settings=[tracked, "tracking.uri=http://127.0.0.1:9"])[0] == 2
+    assert train(catalog, tmp_path / "run", settings=["train.workers=7", "train.lr=0.5"])[0] == 2
+    code, _, err = train(catalog, tmp_path / "run", settings=["train.workers=0"])
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+
+
 def test_a_damaged_catalog_or_checkpoint_is_one_line(tmp_path, train):
     broken = make_catalog(tmp_path / "c", {"photo": 9, "sketch": 8})
     settings = ["train.workers=0", "method.stages.cross_domain=1"]

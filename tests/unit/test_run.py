@@ -21,6 +21,7 @@ def run(tmp_path, catalog) -> Run:
     """One that has just begun."""
     started = check_folder(tmp_path / "run", resume=False)
     assert begin(started, tiny_config(), catalog, resume=False)
+    started.add_start(0)
     return started
 
 
@@ -67,6 +68,7 @@ def test_another_number_of_workers_is_named_where_it_matters(tmp_path, catalog):
     config = tiny_config(["model.batch_norm=train", "train.workers=2"])
     run = check_folder(tmp_path / "run", resume=False)
     begin(run, config, catalog, resume=False)
+    run.add_start(0)
     other = tiny_config(["model.batch_norm=train", "train.workers=3"])
     assert "another config (train.workers: 2 there, 3 here)" in refusal(run, other, catalog, True)
     assert begin(run, config, catalog, resume=True)
@@ -91,6 +93,26 @@ def test_a_start_that_came_to_nothing_can_be_repeated(tmp_path, catalog):
     for resume in (False, True):
         check_folder(tmp_path / "run", resume)
     assert begin(Run(tmp_path / "run"), tiny_config(), catalog, True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_nothing_was_trained_of_is_taken_over(tmp_path, catalog, resume):
+    run = check_folder(tmp_path / "run", resume=False)
+    begin(run, tiny_config(["train.lr=0.5"]), catalog, resume=False)
+    run.update(status="failed", mlflow_run_id="abc")
+    (run.path / "mlflow_spool.jsonl").write_text("{}\n")
+    assert begin(check_folder(run.path, resume), tiny_config(["train.lr=0.5"]), catalog, resume)
+    assert (run.read()["status"], run.read()["mlflow_run_id"]) == ("running", "abc")
+    assert (run.path / "mlflow_spool.jsonl").exists()
+
+    other = make_catalog(tmp_path / "other", {"photo": 9, "sketch": 9})
+    assert begin(check_folder(run.path, resume), tiny_config(), other, resume)
+    assert (run.read()["catalog_fingerprint"], run.read()["mlflow_run_id"]) == (other.fingerprint, None)
+    assert load_config(run.path / "config.yaml") == tiny_config()
+    assert not (run.path / "mlflow_spool.jsonl").exists()
+
+    run.add_start(0)
+    assert "holds a run of another config" in refusal(run, tiny_config(["train.lr=0.5"]), other, resume)
 
 
 def test_one_training_at_a_time_and_how_it_ended(run):

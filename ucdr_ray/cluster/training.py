@@ -45,12 +45,14 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
         JobError: training failed.
     """
     names = chosen_domains(config, catalog)
-    build_encoder(config)  # a backbone that can't be loaded is said before anything is written or started
+    # A backbone that can't be loaded and a store that can't be are said before anything is written or started.
+    build_encoder(config)
+    uri = resolve_uri(config.tracking.uri, Path(out).parent) if config.tracking.enabled else None
     run = check_folder(Path(out), resume)
     with run.held():
         if begin(run, config, catalog, resume):
             with run.going():
-                _train(config, catalog, names, run)
+                _train(config, catalog, names, run, uri)
     return {
         "run": str(run.path),
         "encoder": str(run.encoder),
@@ -61,10 +63,10 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
     }
 
 
-def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run) -> None:
+def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri: str | None) -> None:
     sizes = [catalog.domain(name).images for name in names]
     workers = config.train.workers
-    with _tracker(config, run) as tracker:
+    with _tracker(config, run, uri) as tracker:
         # Besides the workers' CPUs, two for the tasks that decode.
         start_ray(num_cpus=max(4, os.cpu_count() or 1, workers + 2))
         references = None
@@ -98,12 +100,11 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _tracker(config: RunConfig, run: Run) -> Iterator[Tracker]:
-    if not config.tracking.enabled:
+def _tracker(config: RunConfig, run: Run, uri: str | None) -> Iterator[Tracker]:
+    if uri is None:
         yield Tracker.off()
         return
     values = run.read()
-    uri = resolve_uri(config.tracking.uri, run.path.parent)
     with Tracker.start(
         uri, values["name"], run.path, experiment=config.tracking.experiment, run_id=values["mlflow_run_id"]
     ) as tracker:
