@@ -1,6 +1,5 @@
 """Writing an embeddings folder: parts, each with a receipt for the job that resumes; the manifest last."""
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import pyarrow.parquet as pq
 
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, Manifest, ModelRef, Part, check_unit
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import atomic_write, read_json, write_json
+from ucdr_ray.files import atomic_write, is_temporary, read_json, write_json
 from ucdr_ray.records import Record, files_under, read_record
 
-_TEMPORARY = re.compile(r"\..+\.(tmp|old)")
 _OURS = {"encoder", "vectors", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
 
 
@@ -39,7 +37,7 @@ def check_folder(folder: Path) -> None:
         ours = isinstance(content, dict) and content.get("format") == "ucdr-embeddings"
     else:
         names = {entry.name for entry in folder.iterdir()}
-        ours = all(name in _OURS or _TEMPORARY.fullmatch(name) for name in names)
+        ours = all(name in _OURS or is_temporary(name) for name in names)
     if not ours:
         raise UserError(f"--out {folder}: is there and holds no embeddings; choose another folder")
 

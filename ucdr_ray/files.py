@@ -1,5 +1,6 @@
 """Writing so that what exists is complete: temp name, fsync, rename."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,13 +23,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+_TEMPORARY = re.compile(r"\..+\.(tmp|old)")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder called ``name`` is what a crash left of `atomic_write` or `staged_folder`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old content or all of the new, even after a crash.
+
+    A link's target is replaced, not the link. A device or a pipe is written to as it is: no renaming over those.
 
     Raises:
         OSError: it can't be written; names ``path``.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -117,5 +134,9 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no {what} at {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # not text, not JSON, a number or a nesting without end
         raise UserError(f"unreadable {what} at {path}: {error}") from None

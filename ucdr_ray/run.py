@@ -23,7 +23,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.checkpoint import checkpoints, load_checkpoint
 from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_config
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import atomic_write, read_json, write_json
+from ucdr_ray.files import atomic_write, is_temporary, read_json, write_json
 
 _FREE = (
     "tracking.",
@@ -32,7 +32,10 @@ _FREE = (
     "train.keep_",
     "train.max_failures",
 )
-_OURS = {".lock", "config.yaml"}  # all that a start can leave that came to nothing
+_OURS = {
+    ".lock",
+    "config.yaml",
+}  # all that a start can leave that came to nothing, besides hidden temporary names
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def check_folder(path: Path, resume: bool) -> Run:
     run = Run(Path(path))
     if (path / "run.json").exists():
         return run
-    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - _OURS):
+    if path.exists() and (not path.is_dir() or not all(_is_ours(entry.name) for entry in path.iterdir())):
         raise UserError(f"--out {path} exists and is not a run; choose another --out")
     if resume and not path.exists():
         raise UserError(f"--resume: there is no run at {path}; leave --resume out to start one")
@@ -140,6 +143,10 @@ def check_folder(path: Path, resume: bool) -> Run:
     except OSError as error:
         raise UserError(f"--out {path}: {error.strerror}") from None
     return run
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or is_temporary(name)
 
 
 def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:

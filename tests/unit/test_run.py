@@ -1,11 +1,13 @@
 """The run folder: begun once, resumed only as what it is, held by one training at a time."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.tiny import make_catalog
 from tests.training import tiny_config, train_alone
+from ucdr_ray import files
 from ucdr_ray.config import load_config
 from ucdr_ray.errors import UserError
 from ucdr_ray.run import Run, begin, check_folder
@@ -84,6 +86,28 @@ def test_folders_that_are_no_run(tmp_path):
             check_folder(path, resume=False)
     with pytest.raises(UserError, match="Not a directory"):
         check_folder(tmp_path / "letter.txt" / "run", resume=False)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json"])
+def test_a_power_cut_while_a_run_begins_does_not_block_its_folder(tmp_path, catalog, monkeypatch, file):
+    class PowerCut(BaseException):
+        pass
+
+    def cut(draft, path, settle=files.settle):
+        if path.name == file:
+            raise PowerCut
+        settle(draft, path)
+
+    run = check_folder(tmp_path / "run", resume=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "settle", cut)
+        patch.setattr(Path, "unlink", lambda self, **_: None)  # nor does anybody tidy up
+        with pytest.raises(PowerCut):
+            begin(run, tiny_config(), catalog, resume=False)
+    assert [entry for entry in run.path.iterdir() if entry.name.startswith(f".{file}.")]
+    for resume in (False, True):
+        check_folder(run.path, resume)
+    assert begin(run, tiny_config(), catalog, resume=False)
 
 
 def test_a_start_that_came_to_nothing_can_be_repeated(tmp_path, catalog):
