@@ -112,6 +112,18 @@ def test_hugging_face_images_and_class_names_are_understood(tmp_path):
     assert contents(items) == [b"1", b""]
 
 
+def test_domains_may_be_numbers_and_hugging_face_classes(tmp_path):
+    columns = {"image": pa.array([b"1", b"2", b"3"]), "domain": pa.array([1, 0, None])}
+    assert [i.domain for i in listed(write_parquet(tmp_path / "plain.parquet", columns))] == [
+        "1",
+        "0",
+        "plain",
+    ]
+    features = {"domain": {"names": ["photo", "sketch"]}, "label": {"names": ["cat"]}}
+    path = write_parquet(tmp_path / "hub.parquet", columns, {"info": {"features": features}})
+    assert [i.domain for i in listed(path)] == ["sketch", "photo", "hub"]
+
+
 def test_a_parquet_without_images_names_its_columns(tmp_path):
     with pytest.raises(UserError, match="no column `image` of encoded bytes; its columns: id"):
         listed(write_parquet(tmp_path / "x.parquet", {"id": pa.array([1])}))

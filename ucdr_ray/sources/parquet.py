@@ -36,22 +36,17 @@ def items(source: Source) -> Iterator[Item]:
             names = [name for name in ("domain", "label", "source") if name in schema.names]
             if column == "image.bytes" and any(field.name == "path" for field in schema.field("image").type):
                 names.append("image.path")
-            classes = _class_names(schema)
+            classes = {name: _class_names(schema, name) for name in ("domain", "label")}
             for group in range(file.num_row_groups):
                 facts = file.metadata.row_group(group)
                 size = facts.total_byte_size // max(1, facts.num_rows)
                 for row, values in enumerate(_rows(file, group, names, facts.num_rows)):
-                    number = values.get("label")
-                    label = (
-                        classes[number]
-                        if classes and isinstance(number, int) and 0 <= number < len(classes)
-                        else number
-                    )
+                    domain, label = (_text(values.get(column), classes[column]) for column in classes)
                     name = values.get("source") or (values.get("image") or {}).get("path") or f"{group}-{row}"
                     yield Item(
-                        source.domain or values.get("domain") or source.path.stem,
+                        source.domain or domain or source.path.stem,
                         f"{source.path.name}/{text_of(str(name))}",
-                        None if label is None else str(label),
+                        label,
                         "parquet",
                         path,
                         path,
@@ -83,10 +78,17 @@ def _rows(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Ite
         yield from batch.to_pylist()
 
 
-def _class_names(schema: pa.Schema) -> list[str]:
-    """Names of a Hugging Face ClassLabel column ``label``, else nothing."""
+def _text(value: Any, classes: list[str]) -> str | None:
+    """A value as text, a class's number as its name; None stays None."""
+    if isinstance(value, int) and 0 <= value < len(classes):
+        return classes[value]
+    return None if value is None else str(value)
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """Names of a Hugging Face ClassLabel column, else nothing."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features["label"]["names"]]
+        return [str(name) for name in features[column]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
