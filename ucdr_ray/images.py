@@ -37,6 +37,10 @@ Image.MAX_IMAGE_PIXELS = None
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
+# Reasons that lie with the machine, not with the image: it is tried again.
+UNREADABLE, OUT_OF_MEMORY = "unreadable file", "too large to decode in memory"
+
+
 class Reject(Exception):
     """An input that is not a usable image; ``reason`` is one short line for the rejects table."""
 
@@ -140,7 +144,7 @@ def _pixels(image: ImageFile.ImageFile) -> Image.Image:
     try:
         image.load()
     except MemoryError:
-        raise Reject("too large to decode in memory") from None
+        raise Reject(OUT_OF_MEMORY) from None
     except Exception as error:
         reason = "truncated" if "truncated" in str(error) else f"damaged: {type(error).__name__}"
         raise Reject(f"{reason} {image.format} data") from None

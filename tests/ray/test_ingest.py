@@ -135,6 +135,23 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(tmp_path, ingest, monkeypat
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("data", "data/catalog", "lies inside the source data"),
+        ("data\udce9", "catalog", "allowed are paths in UTF-8"),
+        ("data", "catalog\udce9", "allowed are paths in UTF-8"),
+    ],
+)
+def test_folders_that_could_not_be_used_again_are_refused_first(
+    tmp_path, ingest, monkeypatch, source, out, message
+):
+    monkeypatch.chdir(tmp_path)
+    small_tree(tmp_path / source)
+    code, _, (error,) = ingest(source, "--out", out)
+    assert code == 2 and message in error and not (tmp_path / out).exists()
+
+
 def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, ingest):
     source = small_tree(tmp_path / "data")
     tree(tmp_path / "home", {"letter.txt": b"dear"})

@@ -159,6 +159,17 @@ def test_an_empty_source_and_a_bad_domain_name_are_clear_errors(tmp_path):
         plan(tmp_path / "c", tmp_path / "data")
 
 
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path):
+    source, out = small_tree(tmp_path / "data"), tmp_path / "c"
+    settings = Settings(max_side=None, max_pixels=DEFAULT_MAX_PIXELS)
+    chunk = plan(out, source).chunks[0]
+    (source / "photo/cat/0.png").rename(tmp_path / "away")
+    receipt = make_part(out, chunk, settings)
+    assert [reject.reason for reject in receipt.rejects] == ["unreadable file: No such file or directory"]
+    (tmp_path / "away").rename(source / "photo/cat/0.png")
+    assert make_part(out, chunk, settings).rejects == []
+
+
 def test_parts_are_taken_over_only_if_inputs_settings_and_file_are_the_same(tmp_path):
     source, out = small_tree(tmp_path / "data"), tmp_path / "c"
     settings = Settings(max_side=None, max_pixels=DEFAULT_MAX_PIXELS)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ucdr_ray.files import atomic_write, staged_folder
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import atomic_write, read_json, staged_folder
 
 # Replaces a folder, and dies instead of its second rename, or before it clears the old content.
 DIES = """
@@ -78,3 +79,30 @@ def test_an_error_names_the_file_and_leaves_nothing(tmp_path):
         atomic_write(tmp_path / "folder", b"")
     assert caught.value.filename == str(tmp_path / "folder")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write(pipe, b"all of it")
+        assert os.read(reader, 100) == b"all of it"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "there").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("there")
+    atomic_write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "{", "\xff"])
+def test_what_is_not_json_is_one_line(tmp_path, text):
+    (tmp_path / "m.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="unreadable manifest at") as caught:
+        read_json(tmp_path / "m.json", "manifest")
+    assert "\n" not in str(caught.value)

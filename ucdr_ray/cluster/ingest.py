@@ -49,6 +49,16 @@ def ingest(
     out = out.resolve()  # workers need not stand in this process's folder
     settings = Settings(max_side=max_side, max_pixels=max_pixels)
     parsed = [parse_source(text, root) for text in sources]
+    for path in [out, *(source.path for source in parsed)]:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{str(path)!r}: allowed are paths in UTF-8") from None
+    for source in parsed:
+        if out.is_relative_to(source.path.resolve()):
+            raise UserError(
+                f"--out {out} lies inside the source {source.text}, and would be read as a part of it"
+            )
     with hold(out):
         try:
             with staged_folder(plan_folder(out)) as folder:

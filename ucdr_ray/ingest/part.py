@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from ucdr_ray.catalog import SCHEMA, WORK, Part
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.files import atomic_write, write_json
-from ucdr_ray.images import Reject, content_id, prepare
+from ucdr_ray.images import OUT_OF_MEMORY, UNREADABLE, Reject, content_id, prepare
 from ucdr_ray.ingest.plan import Chunk, read_chunk
 from ucdr_ray.records import Record, Sha256, read_record
 from ucdr_ray.sources.read import read_items
@@ -60,9 +60,14 @@ def read_receipt(out: Path, chunk: Chunk) -> Receipt | None:
 
 
 def finished(out: Path, chunk: Chunk, settings: Settings) -> Receipt | None:
-    """The receipt of a chunk, if it was made with these settings and its file is unharmed."""
+    """The receipt of a chunk, if it was made with these settings and its file is unharmed.
+
+    Nor may it hold an image that could not be read at that time: permissions and memory are other things than images.
+    """
     found = read_receipt(out, chunk)
     if found is None or found.settings != settings:
+        return None
+    if any(reject.reason.startswith((UNREADABLE, OUT_OF_MEMORY)) for reject in found.rejects):
         return None
     try:
         if found.part is not None:

@@ -8,7 +8,7 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ucdr_ray.images import Reject
+from ucdr_ray.images import UNREADABLE, Reject
 from ucdr_ray.sources.item import Item
 from ucdr_ray.sources.parquet import image_column
 
@@ -34,9 +34,9 @@ def _file(item: Item, max_bytes: int) -> bytes | Reject:
         # Non-blocking, so that a pipe named like an image can't stop the job.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        return Reject(f"unreadable file: {error.strerror}")
+        return Reject(f"{UNREADABLE}: {error.strerror}")
     except ValueError:
-        return Reject("unreadable file: its name holds a null byte")
+        return Reject(f"{UNREADABLE}: its name holds a null byte")
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -46,7 +46,7 @@ def _file(item: Item, max_bytes: int) -> bytes | Reject:
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes + 1)
     except OSError as error:
-        return Reject(f"unreadable file: {error.strerror}")
+        return Reject(f"{UNREADABLE}: {error.strerror}")
     finally:
         os.close(descriptor)
 
@@ -59,7 +59,7 @@ def _tar(path: bytes, items: list[Item], max_bytes: int) -> Iterator[tuple[Item,
                 file.seek(offset)
                 yield item, file.read(length) if length <= max_bytes else Reject(_too_long(length))
         except OSError as error:
-            yield item, Reject(f"unreadable file: {error.strerror}")
+            yield item, Reject(f"{UNREADABLE}: {error.strerror}")
 
 
 def _parquet(path: bytes, items: list[Item], max_bytes: int) -> Iterator[tuple[Item, bytes | Reject]]:
