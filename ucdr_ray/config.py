@@ -13,10 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
 from ucdr_ray.problems import describe
+from ucdr_ray.yaml_text import parse_yaml
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _emptied(cls, values: Any) -> Any:
+        """A section of which nothing is left (`train:`) means its defaults."""
+        if not isinstance(values, dict):
+            return values
+        sections = {name for name, field in cls.model_fields.items() if _is_section(field.annotation)}
+        return {name: {} if name in sections and value is None else value for name, value in values.items()}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -220,11 +234,13 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *parents, last = path.strip().split(".")
     node: Any = tree
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # nowhere, or an emptied section
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {error}".replace("\n", " ")) from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
@@ -242,7 +258,7 @@ def load_config(path: Path | None = None, overrides: list[str] | None = None) ->
     tree: Any = {}
     if path is not None:
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            tree = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
             raise UserError(f"no config at {path}") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -88,6 +88,35 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert config.data.domains == ["photo", "Real World"]
 
 
+@pytest.mark.parametrize(
+    ("content", "key", "lines"),
+    [
+        ("train: {seed: 1}\ndata: {size: 64}\ntrain: {lr: 0.1}\n", "train", (3, 1)),
+        ('train:\n  lr: 0.1\n  batch: 8\n  "lr": 0.2\n', "lr", (4, 2)),
+    ],
+)
+def test_a_key_that_stands_twice_is_named(tmp_path: Path, content: str, key: str, lines: tuple) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "c.yaml")
+    said = f"c.yaml: key {key} on line {lines[0]} again, first on line {lines[1]}; allowed: once in a section"
+    assert str(caught.value).endswith(said)
+    assert "key k_in on line 1 again" in wrong("method={k_in: 1, k_in: 2}")
+
+
+def test_what_yaml_merges_may_be_set_anew(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "train: &all {seed: 1}\nmethod: {stages: {<<: &s {instance: 3}, instance: 4}}\n"
+    )
+    assert load_config(tmp_path / "c.yaml").method.stages.instance == 4
+
+
+def test_an_emptied_section_means_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train:\n  # lr: 0.1\nmethod:\n  k_in: 7\n  stages:\n")
+    assert load_config(tmp_path / "c.yaml") == load_config(None, ["method.k_in=7"])
+    assert load_config(tmp_path / "c.yaml", ["train.seed=5"]).train.seed == 5
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "a: [\n", "train: 3\n", b"\xff\xfe\x00"])
 def test_a_file_that_is_no_config_is_one_clear_line(tmp_path: Path, content: str | bytes) -> None:
     file = tmp_path / "c.yaml"
