@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from ucdr_ray.commands import (
     catalog,
@@ -105,18 +106,29 @@ def run(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 the job failed, 2 the call or its input is wrong, 130 interrupted.
     """
     try:
-        app(arguments, prog_name="ucdr")
+        ended = app(
+            arguments, prog_name="ucdr", standalone_mode=False
+        )  # else typer says its own errors, in a box
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        if text := error.format_message().strip().rstrip("."):  # without one, it has printed the help
+            verb = context.command_path if context else "ucdr"
+            typer.echo(f"error: {'; '.join(text.splitlines())}; see {verb} --help", err=True)
+        return error.exit_code
+    except typer.Abort:
+        typer.echo("error: an answer was needed, and standard input is at its end", err=True)
+        return 1
     except (UserError, JobError, OSError) as error:
         if os.environ.get("UCDR_DEBUG"):
             raise
         typer.echo(f"error: {_line(error)}", err=True)
         return 2 if isinstance(error, (UserError, *_CALL)) else 1
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
-        if code == 130:
-            typer.echo("interrupted", err=True)
-        return code
-    return 0
+    except SystemExit as end:  # who read the output has closed it
+        ended = end.code
+    code = ended if isinstance(ended, int) else 0
+    if code == 130:
+        typer.echo("interrupted", err=True)
+    return code
 
 
 def main() -> None:

@@ -71,9 +71,35 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("ucdr-ray 0.")
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["config", "check"], ["config", "show", "--bogus"]])
-def test_a_wrong_call_is_exit_code_2(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["fly"], "No such command 'fly'; see ucdr --help"),
+        (
+            ["config", "chek"],
+            "No such command 'chek'. Did you mean 'check', 'schema'?; see ucdr config --help",
+        ),
+        (["config", "show", "--bogus"], "No such option: --bogus; see ucdr config show --help"),
+        (["train"], "Missing option '--catalog'; see ucdr train --help"),
+        (["ingest", "--out"], "Option '--out' requires an argument; see ucdr --help"),
+        (["search", "x", "y.png", "-k", "few"], "Invalid value for '-k': "),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(arguments) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["config"]])
+def test_a_call_of_nothing_shows_the_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr()
+    assert "Usage: ucdr" in said.out + said.err
+    assert "error: " not in said.err
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,18 @@ def test_check_gives_one_line_for_each_problem(tmp_path: Path, capsys: pytest.Ca
         assert field in line
 
 
+def test_check_takes_overrides_and_needs_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("train: {seed: 1}\n")
+    assert run(["config", "check", str(tmp_path / "c.yaml"), "--set", "train.lr=0.5"]) == 0
+    expected = config_fingerprint(load_config(None, ["train.seed=1", "train.lr=0.5"]))[:12]
+    assert capsys.readouterr().out == f"ok: {tmp_path / 'c.yaml'} (fingerprint {expected})\n"
+    assert run(["config", "check"]) == 0
+    assert config_fingerprint(load_config())[:12] in capsys.readouterr().out
+    for files in ([], [str(tmp_path / "c.yaml")]):
+        assert run(["config", "check", *files, "--set", "train.bach=3"]) == 2
+        assert "did you mean batch?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_right(recipe: Path) -> None:
     load_config(recipe)

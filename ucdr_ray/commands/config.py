@@ -43,26 +43,36 @@ def schema() -> None:
 
 
 @app.command()
-def check(files: Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.")]) -> None:
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="YAML files; the defaults without any.")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
     """Check files: one line for each problem, naming field, value and what is allowed.
 
     Example: ucdr config check jobs/configs/*.yaml
+
+    Example: ucdr config check my.yaml --set train.workers=4
     """
+    if not files:
+        typer.echo(f"ok: the defaults (fingerprint {config_fingerprint(load_config(None, overrides))[:12]})")
+        return
     wrong = 0
     for file in files:
-        problems = _problems(file)
+        problems = _problems(file, overrides)
         wrong += bool(problems)
         for problem in problems:
             typer.echo(problem, err=True)
         if not problems:
-            typer.echo(f"ok: {file} (fingerprint {config_fingerprint(load_config(file))[:12]})")
+            typer.echo(f"ok: {file} (fingerprint {config_fingerprint(load_config(file, overrides))[:12]})")
     if wrong:
         raise UserError(f"{wrong} of {len(files)} files {'are' if wrong > 1 else 'is'} wrong")
 
 
-def _problems(file: Path) -> list[str]:
+def _problems(file: Path, overrides: list[str] | None) -> list[str]:
     try:
-        load_config(file)
+        load_config(file, overrides)
     except UserError as error:
         # The error's one line joins all problems; its context still has them apart.
         if isinstance(error.__context__, ValidationError):
