@@ -47,6 +47,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	@test -z "$(PACS)$(EMOJI)" -o -n "$(WEIGHTS)" || { \
+		echo "error: PACS and EMOJI need WEIGHTS=folder-of-a-backbone" >&2; exit 2; }
 	@mkdir -p build/bench
 	@set -e; for name in $(WITHOUT); do \
 		echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py $(QUICK) --json build/bench/$$name.json; done

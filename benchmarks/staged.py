@@ -191,8 +191,7 @@ def flat(result: dict[str, Any]) -> dict[str, float]:
         keys[f"alignment.{metric}"] = statistics.fmean(
             run["alignment"]["mean"][metric] for run in result["runs"]
         )
-    if len(final) > 1:
-        keys["alignment.map@all.sd"] = statistics.stdev(final)
+    keys["alignment.map@all.sd"] = statistics.stdev(final) if len(final) > 1 else 0.0
     for stage in result["runs"][0]["stages"]:
         keys[f"stage.{stage}.map@all"] = statistics.fmean(
             run["stages"][stage]["map@all"] for run in result["runs"]

@@ -42,13 +42,13 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
 from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.decoded import decode, spans
+from ucdr_ray.drawings import RECIPE
 from ucdr_ray.engine import Metrics, Trainer
 from ucdr_ray.feed import ResidentFeed
 from ucdr_ray.files import read_json, write_json
 from ucdr_ray.images import to_array
 from ucdr_ray.run import Run
 
-RECIPE = Path(__file__).parents[1] / "jobs" / "configs" / "drawings_alignment.yaml"
 BATCH, SIDE = 64, 64
 
 

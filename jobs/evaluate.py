@@ -1,4 +1,7 @@
-"""`ucdr evaluate` as a cluster's job, with the same arguments: `ray job submit -- python jobs/evaluate.py …`."""
+"""`ucdr evaluate` as a cluster's job, with the same arguments: `ray job submit -- python jobs/evaluate.py …`.
+
+It works in one process, on the node that the job is started on.
+"""
 
 import sys
 

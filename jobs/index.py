@@ -1,4 +1,7 @@
-"""`ucdr index` as a cluster's job, with the same arguments: `ray job submit -- python jobs/index.py …`."""
+"""`ucdr index` as a cluster's job, with the same arguments: `ray job submit -- python jobs/index.py …`.
+
+It works in one process, on the node that the job is started on.
+"""
 
 import sys
 

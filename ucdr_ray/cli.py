@@ -123,6 +123,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         typer.echo(f"error: {_line(error)}", err=True)
         return 2 if isinstance(error, (UserError, *_CALL)) else 1
+    except Exception as error:  # not foreseen, such as a file edited by hand: still one line
+        if os.environ.get("UCDR_DEBUG"):
+            raise
+        typer.echo(f"error: {type(error).__name__}: {_line(error)}; ucdr --debug shows where", err=True)
+        return 1
     except SystemExit as end:  # who read the output has closed it
         ended = end.code
     code = ended if isinstance(ended, int) else 0

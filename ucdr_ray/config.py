@@ -3,7 +3,7 @@
 YAML in (`load_config`), JSON schema out (`RunConfig.model_json_schema()`); `--set a.b=c` overrides one field.
 """
 
-import contextlib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -227,6 +227,9 @@ class RunConfig(Section):
         return self
 
 
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+|[+-]?(nan|inf)")
+
+
 def _set(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
@@ -243,9 +246,8 @@ def _set(tree: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {error}".replace("\n", " ")) from None
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        with contextlib.suppress(ValueError):
-            value = float(value)
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
+        value = float(value)
     node[last] = value
 
 

@@ -281,10 +281,12 @@ class Tracker:
 def log_evaluation(result: Mapping[str, Any], run_id: str | None, uri: str, folder: Path) -> None:
     """Add an evaluation (``{"pairs": {"a->b": {metric: x}}, "mean": {metric: x}}``) to a run, or to a new one.
 
-    Names: ``eval/mean/map_at_all``, ``eval/a_to_b/map_at_all``. A finished run stays finished.
+    Names: ``eval/mean/map_at_all``, ``eval/a_to_b/map_at_all``; of centred vectors ``eval_centred/…``. A finished run
+    stays finished.
     """
-    metrics = {f"eval/mean/{name}": value for name, value in result["mean"].items()}
+    kind = "eval_centred" if result.get("centred") else "eval"
+    metrics = {f"{kind}/mean/{name}": value for name, value in result["mean"].items()}
     for pair, values in result["pairs"].items():
-        metrics |= {f"eval/{pair}/{name}": value for name, value in values.items()}
+        metrics |= {f"{kind}/{pair}/{name}": value for name, value in values.items()}
     with Tracker.start(uri, "evaluate", folder, run_id=run_id) as tracker:
         tracker.log_metrics(metrics, step=0)

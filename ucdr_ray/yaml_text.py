@@ -30,5 +30,12 @@ def parse_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a 13th month, a nesting without end
+        raise yaml.YAMLError(f"a value that YAML cannot read: {error}") from None
     finally:
         loader.dispose()

@@ -3,6 +3,7 @@
 A block follows the line `<!-- not run by the tests: REASON -->` where it needs foreign data or minutes.
 """
 
+import json
 import os
 import re
 import shlex
@@ -86,7 +87,8 @@ def test_links_lead_somewhere(document: str) -> None:
 
 @pytest.mark.timeout(900)
 def test_the_commands_on_drawn_images_work_in_their_order(tmp_path: Path) -> None:
-    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    for folder in ("jobs", "ucdr_ray"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for block in (block for block in BLOCKS if block.runs):
         answer = subprocess.run(
@@ -100,4 +102,12 @@ def test_the_commands_on_drawn_images_work_in_their_order(tmp_path: Path) -> Non
             f"README line {block.line}:\n{block.text}\n{answer.stdout}\n{answer.stderr}"
         )
         assert "Traceback" not in answer.stderr
-    assert list(tmp_path.iterdir()) != []
+    made = {
+        name: json.loads((tmp_path / name).read_text())
+        for name in ("found.json", "before.json", "after.json")
+    }
+    assert (
+        made["found.json"]["queries"]
+        and made["before.json"]["mean"].keys() == made["after.json"]["mean"].keys()
+    )
+    assert (tmp_path / "search.png").stat().st_size and "data:image" in (tmp_path / "report.html").read_text()

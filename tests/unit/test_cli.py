@@ -108,6 +108,7 @@ def test_a_call_of_nothing_shows_the_help(arguments: list[str], capsys: pytest.C
         (UserError("no catalog at x"), 2, "error: no catalog at x\n"),
         (JobError("the worker\ndied"), 1, "error: the worker; died\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyError("epoch"), 1, "error: KeyError: 'epoch'; ucdr --debug shows where\n"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ucdr_ray import drawings
 from ucdr_ray.cli import run
 from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_config
 from ucdr_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+RECIPES = [*sorted((ROOT / "jobs" / "configs").glob("*.yaml")), drawings.RECIPE]
 
 
 def wrong(*overrides: str) -> str:
@@ -215,3 +216,18 @@ def test_check_takes_overrides_and_needs_no_file(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_right(recipe: Path) -> None:
     load_config(recipe)
+
+
+@pytest.mark.parametrize("value", ["2024-99-99", "!!int x", "!!float x", "[" * 2000, "9" * 5000])
+def test_what_yaml_cannot_read_is_one_line(value: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yaml").write_text(f"train: {{lr: {value}}}")
+    assert run(["config", "show", "--set", f"train.lr={value}"]) == 2
+    assert run(["config", "show", "--config", str(tmp_path / "c.yaml")]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == "" and len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+
+
+def test_only_numbers_become_numbers() -> None:
+    assert load_config(None, ["tracking.experiment=infinity"]).tracking.experiment == "infinity"
+    assert load_config(None, ["train.lr=1e-7"]).train.lr == 1e-7

@@ -106,6 +106,25 @@ def test_a_tracked_run_gets_the_metrics(catalog, run, capsys):
     assert "eval/photo_to_sketch/precision_at_1" in logged
 
 
+def test_centred_metrics_have_names_of_their_own(catalog, run):
+    uri = resolve_uri(None, run)
+    with Tracker.start(uri, "run", run) as tracker:
+        Run(run).update(mlflow_run_id=tracker.run_id, mlflow_uri=uri)
+    for centred in ([], ["--centred"]):
+        assert evaluate("--catalog", catalog.path, "--run", run, "--mlflow", *centred) == 0
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(tracking_uri=uri).get_run(tracker.run_id).data.metrics
+    assert {"eval/mean/map_at_all", "eval_centred/mean/map_at_all"} <= logged.keys()
+
+
+def test_an_untracked_run_is_refused_before_anything_is_computed(catalog, run, capsys, monkeypatch):
+    Run(run).update(mlflow_run_id=None)
+    monkeypatch.setattr("ucdr_ray.evaluation.features.embed_domains", lambda *_: pytest.fail("embedded"))
+    assert evaluate("--catalog", catalog.path, "--run", run, "--mlflow") == 2
+    assert "was not tracked" in capsys.readouterr().err
+
+
 def test_a_report_is_written_whole(catalog, run, tmp_path, capsys):
     assert cli.run(["report", str(run)]) == 0
     page = (run / "report.html").read_text(encoding="utf-8")

@@ -15,6 +15,12 @@ from ucdr_ray.index.search import Index
 from ucdr_ray.index.versions import current
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Sheets go to the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def query(tmp_path) -> Path:
     path = tmp_path / "a [red] cat.png"
@@ -76,13 +82,20 @@ def test_the_sheet_is_a_picture_with_a_row_for_each_query_and_domain(world, quer
     capsys.readouterr()
 
 
+def test_a_sheet_is_written_unless_a_program_reads(world, query, capsys):
+    json_of(capsys, "search", world.index, query, "--json", "-")
+    assert not Path("search.png").exists()
+    assert cli.run(["search", str(world.index), str(query)]) == 0
+    assert "sheet: search.png" in capsys.readouterr().out and decode(Path("search.png").read_bytes())
+
+
 def test_wrong_calls_are_one_line(world, query, capsys, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(query.read_bytes()[:80])
     index = world.index
     assert "no domain 'painting'" in refused(capsys, "search", index, query, "--domains", "painting")
     assert "it has: Real World, photo, sketch" in refused(capsys, "search", index, query, "--domains", "x")
-    assert "-k 0: at least 1" in refused(capsys, "search", index, query, "-k", 0)
+    assert "-k 0: allowed are 1 to" in refused(capsys, "search", index, query, "-k", 0)
     assert "cannot read the query" in refused(capsys, "search", index, tmp_path / "none.png")
     assert "cannot read the query" in refused(capsys, "search", index, tmp_path)
     assert "text.png: not an image" in refused(capsys, "search", index, query, tmp_path / "text.png")

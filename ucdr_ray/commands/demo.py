@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
+from ucdr_ray.drawings import RECIPE
 from ucdr_ray.errors import JobError, UserError
 
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("demo"),
-    config: Annotated[Path, typer.Option(metavar="FILE", help="The recipe of the training.")] = Path(
-        "jobs/configs/drawings_alignment.yaml"
-    ),
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The recipe of the training.")] = RECIPE,
     per_class: Annotated[int, typer.Option(metavar="N", min=2, help="Drawings per object and style.")] = 50,
 ) -> None:
     """Draw images, ingest, measure, train, embed, index, evaluate, search, report: a few minutes on two cores.
@@ -39,9 +38,8 @@ def demo(
     _step("ingest", drawings, "--out", catalog)
     _step("evaluate", "--catalog", catalog, "--backbone", recipe.model.backbone, "--size", recipe.data.size,
           "--k", "1,10,50", "--json", out / "before.json")  # fmt: skip
-    if not (run / "encoder").is_dir():
-        resume = ["--resume"] if (run / "run.json").exists() else []
-        _step("train", "--catalog", catalog, "--config", config, "--out", run, *resume)
+    resume = ["--resume"] if (run / "run.json").exists() else []  # leaves alone what is finished
+    _step("train", "--catalog", catalog, "--config", config, "--out", run, *resume)
     _step("embed", "--run", run, "--catalog", catalog, "--out", embeddings)
     _step("index", "build", embeddings, "--out", index)
     _step("evaluate", "--catalog", catalog, "--embeddings", embeddings, "--k", "1,10,50",

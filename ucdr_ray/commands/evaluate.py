@@ -60,12 +60,14 @@ def evaluate(
     if mlflow and run is None:
         raise UserError("--mlflow goes with --run, whose MLflow run gets the metrics")
     cutoffs = parse_cutoffs(k)
+    tracked = _tracked(run) if mlflow and run is not None else None
 
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.evaluation.features import chosen_domains
     from ucdr_ray.evaluation.protocols import evaluate_pairs
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
+    from ucdr_ray.tracking import log_evaluation
 
     opened = Catalog.open(catalog)
     names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
@@ -77,14 +79,14 @@ def evaluate(
     with progress("evaluate", "pairs", pairs) as meter:
         result = evaluate_pairs(vectors, cutoffs, centred, lambda _: meter.advance(1))
     result |= {"model": model, "catalog": {"path": str(catalog), "fingerprint": opened.fingerprint}}
-    if mlflow and run is not None:
-        _log(result, run)
+    if json_file is not None and json_file != "-":
+        write_json(Path(json_file), result)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    if json_file is not None:
-        write_json(Path(json_file), result)
-    _print(result, cutoffs)
+    else:
+        _print(result, cutoffs)
+    if tracked is not None and run is not None:
+        log_evaluation(result, *tracked, run)
 
 
 def parse_cutoffs(text: str) -> list[int]:
@@ -121,14 +123,14 @@ def _from_encoder(
     return embed_domains(encoder.to(fastest_device()), catalog, names), model
 
 
-def _log(result: dict[str, Any], run: Path) -> None:
+def _tracked(run: Path) -> tuple[str, str]:
+    """The MLflow run of a training run, and the store that it is in."""
     from ucdr_ray.run import Run
-    from ucdr_ray.tracking import log_evaluation
 
     values = Run(run).read()
     if not values.get("mlflow_run_id"):
         raise UserError(f"--mlflow: the run at {run} was not tracked (tracking.enabled=false)")
-    log_evaluation(result, values["mlflow_run_id"], values["mlflow_uri"], run)
+    return values["mlflow_run_id"], values["mlflow_uri"]
 
 
 def _print(result: dict[str, Any], cutoffs: list[int]) -> None:

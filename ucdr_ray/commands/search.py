@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64  # queries at a time through the encoder
 _SHEET_COLUMNS = 10
+_MOST = 1_000_000
 
 
 def search(
@@ -31,7 +32,11 @@ def search(
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many images to find.")] = 10,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Write a picture: each query, and the top k of each domain."),
+        typer.Option(
+            metavar="FILE.png",
+            help="The picture to write: each query, and the top k of each domain. "
+            "Without it search.png, and none with --json -.",
+        ),
     ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the answers; - for standard output.")
@@ -43,8 +48,10 @@ def search(
 
     Example: ucdr search index/pacs cat.jpg --domains sketch,photo -k 10 --sheet cat.png
     """
-    if k < 1:
-        raise UserError(f"-k {k}: at least 1 is allowed")
+    if not 1 <= k <= _MOST:
+        raise UserError(f"-k {k}: allowed are 1 to {_MOST:,}")
+    if sheet is None and json_file != "-":
+        sheet = Path("search.png")
     from ucdr_ray.files import write_json
     from ucdr_ray.index.search import Index
 
@@ -63,6 +70,7 @@ def search(
     if json_file is not None:
         write_json(Path(json_file), result)
     _print(result)
+    typer.echo(f"sheet: {sheet}")
 
 
 def _read(image: Path) -> bytes:
