@@ -164,3 +164,29 @@ def test_all_kinds_give_the_same_images(tmp_path):
         tuple(zip([(i.domain, i.label) for i in items], contents(items))) for items in map(listed, sources)
     }
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "side",
+    ["[" * 100_000, '{"label": "\\ud800"}', '{"label": ' + "9" * 5000 + "}"],
+    ids=["deep", "half", "long"],
+)
+def test_side_files_may_hold_anything(tmp_path, side):
+    write_tar(tmp_path / "a.tar", {"x/1.png": b"1", "x/1.json": side.encode()})
+    (item,) = listed(tmp_path / "a.tar")
+    assert item.label is None or item.label.encode()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table([pa.array([b"x"]), pa.array([b"y"])], names=["image", "image"]),
+        pa.table({"image": [{"bytes": 5, "path": "x"}]}),
+        pa.table({"image": [7]}),
+    ],
+    ids=["twice", "struct of numbers", "number"],
+)
+def test_a_parquet_whose_images_are_no_bytes_is_refused(tmp_path, table):
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="no column `image` of encoded bytes"):
+        listed(tmp_path / "a.parquet")

@@ -1,6 +1,7 @@
 """`ucdr evaluate` and `ucdr report`, on a small catalog and a run that was never trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_an_untracked_run_is_refused_before_anything_is_computed(catalog, run, c
     monkeypatch.setattr("ucdr_ray.evaluation.features.embed_domains", lambda *_: pytest.fail("embedded"))
     assert evaluate("--catalog", catalog.path, "--run", run, "--mlflow") == 2
     assert "was not tracked" in capsys.readouterr().err
+
+
+def test_a_store_that_is_gone_does_not_cost_the_evaluation(catalog, run, tmp_path, capsys):
+    copied = Run(shutil.copytree(run, tmp_path / "run"))
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    copied.update(mlflow_run_id="0" * 32, mlflow_uri=f"sqlite:///{tmp_path}/broken.db")
+    file = tmp_path / "out.json"
+    assert evaluate("--catalog", catalog.path, "--run", copied.path, "--mlflow", "--json", file) == 2
+    said = capsys.readouterr()
+    assert "does not answer" in said.err and "mean" in said.out
+    assert json.loads(file.read_text())["mean"]["map@all"] > 0
 
 
 def test_a_report_is_written_whole(catalog, run, tmp_path, capsys):

@@ -65,6 +65,7 @@ def summary(catalog: "Catalog") -> dict[str, Any]:
 def report(found: dict[str, Any], json_file: Path | None) -> None:
     """Write a summary to ``json_file``, and as a table to standard output unless the file is that."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ucdr_ray.files import write_json
@@ -74,11 +75,13 @@ def report(found: dict[str, Any], json_file: Path | None) -> None:
         return
     if json_file is not None:
         write_json(json_file, found)
-    table = Table("domain", title=f"catalog {found['catalog']}", title_justify="left")
+    table = Table("domain", title=escape(f"catalog {found['catalog']}"), title_justify="left")
     for heading in ("images", "with label", "classes"):
         table.add_column(heading, justify="right")
     for name, counts in found["domains"].items():
-        table.add_row(name, f"{counts['images']:,}", f"{counts['labelled']:,}", f"{counts['classes']:,}")
+        table.add_row(
+            escape(name), f"{counts['images']:,}", f"{counts['labelled']:,}", f"{counts['classes']:,}"
+        )
     console = Console()
     console.print(table)
     console.print(
@@ -87,6 +90,6 @@ def report(found: dict[str, Any], json_file: Path | None) -> None:
     )
     for what in ("rejects", "duplicates"):
         where = f": {Path(found['catalog']) / what}.parquet" if found[what] else ""
-        console.print(f"{found[what]:,} {what}{where}", highlight=False, soft_wrap=True)
+        console.print(f"{found[what]:,} {what}{where}", highlight=False, markup=False, soft_wrap=True)
     if "verified" in found:
         console.print("every part matches its checksum")

@@ -62,15 +62,15 @@ def search(
     contents = [_read(image) for image in images]
     answers = opened.search(_encode(opened, images, contents), names, k)
     result = _result(opened, names, k, images, answers)
-    if sheet is not None:
-        _write_sheet(sheet, opened, images, contents, answers)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    if json_file is not None:
-        write_json(Path(json_file), result)
-    _print(result)
-    typer.echo(f"sheet: {sheet}")
+    else:
+        if json_file is not None:
+            write_json(Path(json_file), result)
+        _print(result)
+    if sheet is not None:
+        _write_sheet(sheet, opened, images, contents, answers)
+        typer.echo(f"sheet: {sheet}", err=json_file == "-")
 
 
 def _read(image: Path) -> bytes:

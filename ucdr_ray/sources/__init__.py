@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.sources import folder, listfile, parquet, webdataset
-from ucdr_ray.sources.item import Item, Kind, Source, check_domain
+from ucdr_ray.sources.item import Item, Kind, Source, check_domain, text_of
 
 _READERS = {"folder": folder.items, "list": listfile.items, "parquet": parquet.items, "tar": webdataset.items}
 _KINDS: dict[str, Kind] = {".txt": "list", ".parquet": "parquet", ".tar": "tar"}
@@ -34,4 +34,5 @@ def parse_source(text: str, root: Path | None = None) -> Source:
 def list_items(sources: list[Source], label_base: int | None = None) -> Iterator[Item]:
     """All items of all sources, in an order that depends on their content alone. Raises ``UserError``."""
     for source in listfile.settle_labels(sources, label_base):
-        yield from _READERS[source.kind](source)
+        for item in _READERS[source.kind](source):
+            yield item if item.label is None else item._replace(label=text_of(item.label))

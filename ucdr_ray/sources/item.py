@@ -71,7 +71,10 @@ ITEM_SCHEMA = pa.schema(
 
 def text_of(path: bytes | str) -> str:
     """A path as text that always fits UTF-8: bytes that don't are shown as ``\\xNN``."""
-    raw = path if isinstance(path, bytes) else path.encode(errors="surrogateescape")
+    try:
+        raw = path if isinstance(path, bytes) else path.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, as JSON may hold it
+        raw = str(path).encode(errors="backslashreplace")
     return raw.decode(errors="backslashreplace")
 
 

@@ -17,7 +17,7 @@ def parse_line(line: str) -> tuple[str, int | None] | None:
     if not line:
         return None
     words = line.rsplit(None, 1)
-    if len(words) == 2 and words[1].isascii() and words[1].isdecimal():
+    if len(words) == 2 and words[1].isascii() and words[1].isdecimal() and len(words[1]) < 19:
         return words[0], int(words[1])
     return line, None
 

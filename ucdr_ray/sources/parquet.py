@@ -54,20 +54,33 @@ def items(source: Source) -> Iterator[Item]:
                         size,
                         status.st_mtime_ns,
                     )
-    except (pa.ArrowException, OSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # text that is none, a date beyond all
         raise UserError(f"source {source.path}: unreadable Parquet: {str(error).splitlines()[0]}") from None
 
 
 def image_column(schema: pa.Schema) -> str | None:
     """The path of the column of encoded bytes: ``image`` or ``image.bytes``."""
-    if "image" not in schema.names:
+    if schema.names.count("image") != 1:
         return None
     kind = schema.field("image").type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if _is_bytes(kind):
         return "image"
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+    if (
+        pa.types.is_struct(kind)
+        and kind.get_field_index("bytes") >= 0
+        and _is_bytes(kind.field("bytes").type)
+    ):
         return "image.bytes"
     return None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _rows(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Iterator[dict[str, Any]]:

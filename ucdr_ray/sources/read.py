@@ -44,7 +44,7 @@ def _file(item: Item, max_bytes: int) -> bytes | Reject:
         if status.st_size > max_bytes:
             return Reject(_too_long(status.st_size))
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(max_bytes + 1)
+            return file.read(status.st_size + 1)  # not max_bytes: as much would be set aside at once
     except OSError as error:
         return Reject(f"{UNREADABLE}: {error.strerror}")
     finally:

@@ -75,7 +75,7 @@ def _samples(source: Source) -> Iterator[tuple[str, list[tarfile.TarInfo], dict[
                 tar.fileobj.seek(tar.offset)
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no closing zeros")
-    except tarfile.ReadError as error:
+    except (tarfile.ReadError, ValueError) as error:  # ValueError: a sparse file's map that is no map
         raise UserError(
             f"source {source.path}: damaged, or not an uncompressed tar ({error}) after {key.strip('/') or 'nothing'}"
         ) from None
@@ -89,7 +89,7 @@ def _facts(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> dict[str
         return {"cls": text.strip()}
     try:
         content: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     named = content if isinstance(content, dict) else {}
     return {key: str(named[key]) for key in ("domain", "label") if isinstance(named.get(key), (str, int))}
