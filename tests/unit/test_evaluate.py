@@ -146,6 +146,15 @@ def test_a_report_is_written_whole(catalog, run, tmp_path, capsys):
     assert f"report: {run / 'report.html'}" in capsys.readouterr().out
 
 
+def test_a_catalog_without_labels_is_reported_and_not_evaluated(run, tmp_path, capsys):
+    bare = ingest(tmp_path / "catalog", small_tree(tmp_path / "images"), labels="none")
+    assert evaluate("--catalog", bare.path, "--run", run) == 2
+    assert "has no labels" in capsys.readouterr().err
+    page = tmp_path / "report.html"
+    assert cli.run(["report", str(run), "--catalog", str(bare.path), "--out", str(page)]) == 0
+    assert "nothing here is counted as right or wrong" in page.read_text(encoding="utf-8")
+
+
 def test_embeddings_of_another_encoder_are_no_after(catalog, run, tmp_path, capsys):
     made = make_embeddings(tmp_path / "embeddings", catalog)
     assert cli.run(["report", str(run), "--embeddings", str(made.path)]) == 2

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_two_small_domains_and_no_epochs_are_enough():
     assert "5 queries" not in page
     assert "4 queries over all pairs; 0 of them have nothing to find" in page
     assert "1 images without a label" in page
+
+
+@pytest.mark.parametrize("bare", [NAMES, NAMES[:1]], ids=["no labels", "one domain without"])
+def test_without_labels_the_page_shows_what_needs_none(bare):
+    before, after = (
+        {name: replace(d, labels=[None] * 24) if name in bare else d for name, d in domains(shift).items()}
+        for shift in (4, 0)
+    )
+    page = build_report(ABOUT, EPOCHS, before, after, pictures)
+    assert "nothing here is counted as right or wrong" in page and "train: {lr:" in page
+    for word in ("map@all", "precision", "Green with a tick", "right before", "classes part", 'id="figures"'):
+        assert word not in page
+    images = re.findall(r"data:image/\w+;base64,([\w+/=]+)", page)
+    assert len(images) == 2 + 3 + 6 * 3 * 2  # maps by domain, curves, queries
 
 
 def test_domains_without_a_common_class_are_said_so():

@@ -63,7 +63,7 @@ def evaluate(
     tracked = _tracked(run) if mlflow and run is not None else None
 
     from ucdr_ray.catalog import Catalog
-    from ucdr_ray.evaluation.features import chosen_domains
+    from ucdr_ray.evaluation.features import check_labelled, chosen_domains
     from ucdr_ray.evaluation.protocols import evaluate_pairs
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
@@ -71,6 +71,7 @@ def evaluate(
 
     opened = Catalog.open(catalog)
     names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
+    check_labelled(opened, names)
     if embeddings is not None:
         vectors, model = _from_embeddings(opened, names, embeddings)
     else:

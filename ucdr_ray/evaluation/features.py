@@ -16,10 +16,10 @@ from ucdr_ray.progress import progress
 
 
 def chosen_domains(catalog: Catalog, wanted: Sequence[str] | None) -> list[str]:
-    """The domains to evaluate: those ``wanted``, or all; checked before anything is embedded.
+    """The domains to compare: those ``wanted``, or all; checked before anything is embedded.
 
     Raises:
-        UserError: one is not in the catalog, is named twice or has no labels, or fewer than two are left.
+        UserError: one is not in the catalog or is named twice, or fewer than two are left.
     """
     domains = [catalog.domain(name) for name in wanted] if wanted else catalog.domains
     names = [domain.name for domain in domains]
@@ -27,12 +27,16 @@ def chosen_domains(catalog: Catalog, wanted: Sequence[str] | None) -> list[str]:
         raise UserError(f"domains {', '.join(names)}: one is named twice")
     if len(names) < 2:
         raise UserError(f"domains search each other, so there must be at least 2; got {', '.join(names)}")
-    for domain in domains:
-        if not domain.labelled:
-            raise UserError(
-                f"domain {domain.name!r} of {catalog.path} has no labels, and only labels say what is right"
-            )
     return names
+
+
+def check_labelled(catalog: Catalog, names: Sequence[str]) -> None:
+    """Raise UserError where a domain has no labels to evaluate by."""
+    for name in names:
+        if not catalog.domain(name).labelled:
+            raise UserError(
+                f"domain {name!r} of {catalog.path} has no labels, and only labels say what is right"
+            )
 
 
 def embed_domain(

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
@@ -52,21 +52,25 @@ def build_report(
 
     Args:
         epochs: rows of ``metrics.jsonl``; may be empty.
-        before: the backbone without training; after: the trained encoder; the same domains and rows.
+        before: the backbone without training; after: the trained encoder; the same domains and rows. Where a domain
+            has no labels at all, the page shows nothing that rests on labels.
         pictures: gives the images of some slots of a domain.
         seed: of the queries shown and of the maps.
 
     Raises:
         UserError: as `evaluate_pairs`.
     """
-    results = {
-        "zero": evaluate_pairs(before, CUTOFFS),
-        "zero, centred": evaluate_pairs(before, CUTOFFS, centred=True),
-        "trained": evaluate_pairs(after, CUTOFFS),
-        "trained, centred": evaluate_pairs(after, CUTOFFS, centred=True),
-    }
-    zero, centred, trained, _ = results.values()
-    pairs = len(zero["pairs"])
+    if not all(any(label is not None for label in domain.labels) for domain in before.values()):
+        before, after = _without_labels(before), _without_labels(after)
+        results = None
+    else:
+        results = {
+            "zero": evaluate_pairs(before, CUTOFFS),
+            "zero, centred": evaluate_pairs(before, CUTOFFS, centred=True),
+            "trained": evaluate_pairs(after, CUTOFFS),
+            "trained, centred": evaluate_pairs(after, CUTOFFS, centred=True),
+        }
+    pairs = len(before) * (len(before) - 1)
     examples = choose(before, after, max(1, min(3, _MOST_SHEETS // pairs)), seed)
     labels = {name: domain.labels for name, domain in before.items()}
     environment = jinja2.Environment(
@@ -75,16 +79,26 @@ def build_report(
     )  # fmt: skip
     return environment.get_template("report.html").render(
         about=about,
-        verdict=tables.verdict(zero, centred, trained),
-        models=list(results),
-        summary=tables.summary(results, _METRICS),
-        pair_tables={m: tables.by_pair(results, m) for m in ("map@all", "precision@1")},
-        queries=tables.query_note(zero),
+        figures=results and _figures(results),
         maps=_maps(before, after, seed),
         curves=_curves(epochs),
-        sheets=_by_pair(examples, sheets(examples, labels, pictures), zero, trained),
+        sheets=_by_pair(examples, sheets(examples, labels, pictures), results),
         seed=seed,
     )
+
+
+def _without_labels(domains: Mapping[str, DomainVectors]) -> dict[str, DomainVectors]:
+    return {name: replace(domain, labels=[None] * len(domain.labels)) for name, domain in domains.items()}
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "verdict": tables.verdict(results["zero"], results["zero, centred"], results["trained"]),
+        "models": list(results),
+        "summary": tables.summary(results, _METRICS),
+        "pair_tables": {metric: tables.by_pair(results, metric) for metric in ("map@all", "precision@1")},
+        "queries": tables.query_note(results["zero"]),
+    }
 
 
 def _maps(
@@ -99,6 +113,8 @@ def _maps(
             ("domain", sample.domains, list(before)),
             ("class", sample.labels, sample.named),
         ):
+            if not names:
+                continue
             title = f"{when} training, by {what}"
             figures.append(
                 {"title": title, "image": _uri(plots.scatter(points, groups, names, title), "png")}
@@ -132,28 +148,27 @@ def _inside(name: str) -> bool:
 def _by_pair(
     examples: Sequence[Example],
     images: Sequence[tuple[Image.Image, Image.Image]],
-    zero: Mapping[str, Any],
-    trained: Mapping[str, Any],
+    results: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
     shown: dict[str, dict[str, Any]] = {}
     for example, (first, second) in zip(examples, images, strict=True):
         pair = f"{example.query_domain}->{example.gallery_domain}"
-        values = [result["pairs"][pair]["map@all"] for result in (zero, trained)]
         entry = shown.setdefault(
-            pair,
-            {
-                "title": pair.replace("->", " → "),
+            pair, {"title": pair.replace("->", " → "), "points": 0, "sheets": [], "figures": None}
+        )
+        alt = f"image {example.slot} of {example.query_domain}"
+        if results is not None:
+            values = [results[name]["pairs"][pair]["map@all"] for name in ("zero", "trained")]
+            entry["points"] = (values[1] or 0) - (values[0] or 0)
+            entry["figures"] = {
                 "before": tables.percent(values[0]),
                 "after": tables.percent(values[1]),
                 "gain": tables.difference(*values),
-                "points": (values[1] or 0) - (values[0] or 0),
-                "sheets": [],
-            },
-        )
-        alt = f"{example.label}: {example.before.hits} right before training, {example.after.hits} after"
+            }
+            alt = f"{example.label}: {example.before.hits} right before training, {example.after.hits} after"
         entry["sheets"].append({"alt": alt, "before": _webp(first), "after": _webp(second)})
     gains = [entry["points"] for entry in shown.values()]
-    for entry in shown.values():  # the best and the worst pair stand open
+    for entry in shown.values():  # the best and the worst pair stand open; all, where nobody knows
         entry["open"] = entry["points"] in (min(gains), max(gains))
     return list(shown.values())
 

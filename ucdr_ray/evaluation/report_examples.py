@@ -35,15 +35,15 @@ def pictures_of(catalog: Catalog) -> Pictures:
 
 @dataclass(frozen=True)
 class Found:
-    """The top of a gallery for one query: slots and cosines, best first, and whether each is right."""
+    """The top of a gallery for one query: slots and cosines, best first, and whether each is right, if it is known."""
 
     slots: list[int]
     scores: list[float]
-    right: list[bool]
+    right: list[bool] | None
 
     @property
     def hits(self) -> int:
-        return sum(self.right)
+        return sum(self.right or [])
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Example:
     query_domain: str
     gallery_domain: str
     slot: int
-    label: str
+    label: str | None
     before: Found
     after: Found
 
@@ -64,22 +64,27 @@ def search(query: DomainVectors, slot: int, gallery: DomainVectors, k: int = TOP
     scores = gallery.vectors[order] @ query.vectors[slot]
     best = np.argsort(-scores, kind="stable")[:k]
     slots = order[best].tolist()
-    return Found(slots, scores[best].tolist(), [gallery.labels[row] == query.labels[slot] for row in slots])
+    label = query.labels[slot]
+    right = None if label is None else [gallery.labels[row] == label for row in slots]
+    return Found(slots, scores[best].tolist(), right)
 
 
 def choose(
     before: Mapping[str, DomainVectors], after: Mapping[str, DomainVectors], per_pair: int, seed: int
 ) -> list[Example]:
-    """Up to ``per_pair`` random queries of each ordered pair that have something to find; not the best ones."""
+    """Up to ``per_pair`` random queries of each ordered pair, not the best ones.
+
+    Where the gallery has labels, queries that have something to find.
+    """
     examples = []
     for pair, (query, gallery) in enumerate(permutations(before, 2)):
         known = {label for label in before[gallery].labels if label is not None}
-        candidates = [slot for slot, label in enumerate(before[query].labels) if label in known]
+        labels = before[query].labels
+        candidates = [slot for slot, label in enumerate(labels) if not known or label in known]
         rng = np.random.default_rng([seed, pair])
         for slot in rng.permutation(candidates)[:per_pair].astype(int).tolist():
-            label = str(before[query].labels[slot])
             found = [search(state[query], slot, state[gallery]) for state in (before, after)]
-            examples.append(Example(query, gallery, slot, label, *found))
+            examples.append(Example(query, gallery, slot, labels[slot], *found))
     return examples
 
 
@@ -89,7 +94,7 @@ def sheets(
     """The contact sheets of each example: before, after.
 
     Args:
-        labels: of each domain, by slot: the captions.
+        labels: of each domain, by slot: the captions; without them, the cosines.
         pictures: called once per domain, with all the slots that are needed.
     """
     needed: dict[str, set[int]] = {}
@@ -104,12 +109,17 @@ def sheets(
         }
 
     def sheet(example: Example, found: Found, when: str) -> Image.Image:
+        if found.right is None:
+            captions, title = [f"{score:.2f}" for score in found.scores], f"{when} training"
+        else:
+            captions = [labels[example.gallery_domain][slot] or "no label" for slot in found.slots]
+            title = f"{when}: {example.label}, {found.hits} of {len(found.slots)} right"
         return contact_sheet(
             images[example.query_domain, example.slot],
             [images[example.gallery_domain, slot] for slot in found.slots],
-            [labels[example.gallery_domain][slot] or "no label" for slot in found.slots],
+            captions,
             found.right,
-            f"{when}: {example.label}, {found.hits} of {len(found.slots)} right",
+            title,
             side=72,
         )
 
