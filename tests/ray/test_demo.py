@@ -30,5 +30,9 @@ def test_a_demo_runs_to_its_end_and_again(tmp_path: Path, capsys: pytest.Capture
     assert "mean capped_precision@10 over all pairs" in capsys.readouterr().out
     assert (out / "run" / "encoder" / "encoder.safetensors").read_bytes() == weights
 
+    recipe.write_text(dump_config(tiny_config(["train.workers=0", "tracking.enabled=false", "train.lr=0.5"])))
+    assert ucdr(call) == 1  # another recipe: the run that is there is not shown as its result
+    assert "another config" in capsys.readouterr().err
+
     assert ucdr([*call[:-1], "3"]) == 1  # other drawings, the same catalog: said, not mixed
     assert "other inputs" in capsys.readouterr().err
