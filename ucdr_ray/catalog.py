@@ -134,6 +134,23 @@ class Catalog:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda file: file.check(self.path, "catalog"), files + self.manifest.tables))
 
+    def verify_counts(self) -> None:
+        """Count labels, classes and rejects anew, which no checksum covers; reads one column of all parts.
+
+        Raises:
+            UserError: the manifest says something else.
+        """
+        counted, classes, rejects = [], set(), self.manifest.rejects
+        for domain in self.domains:
+            labels = self.read(domain.name, ["label"])["label"].drop_null().to_pylist()
+            counted.append((len(labels), len(set(labels))))
+            classes |= set(labels)
+        if self.manifest.tables:
+            rejects = pq.ParquetFile(self.path / "rejects.parquet").metadata.num_rows
+        told = [(domain.labelled, domain.classes) for domain in self.domains]
+        if (counted, sorted(classes), rejects) != (told, sorted(self.classes), self.manifest.rejects):
+            raise UserError(f"damaged catalog: {self.path / 'manifest.json'} has other counts than its parts")
+
     @property
     def domains(self) -> list[Domain]:
         return self.manifest.domains

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pictures import bad_images, catalog, noise, plan, small_tree, tree
 from ucdr_ray.catalog import REJECTS, SCHEMA, WORK, Catalog
+from ucdr_ray.cli import run
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.images import DEFAULT_MAX_PIXELS, content_id, decode
 from ucdr_ray.ingest import plan as plans
@@ -250,3 +251,23 @@ def test_a_catalog_of_before_tables_were_recorded_opens(tmp_path):
     (made.path / "manifest.json").write_text(json.dumps(manifest))
     (made.path / "rejects.parquet").unlink()
     assert Catalog.open(made.path).fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest["domains"][0].update(labelled=1),
+        lambda manifest: manifest["domains"][0].update(classes=77),
+        lambda manifest: manifest.update(classes=["cat", "zzz"]),
+        lambda manifest: manifest.update(rejects=5),
+    ],
+    ids=["labelled", "classes of a domain", "classes", "rejects"],
+)
+def test_verify_counts_anew(tmp_path, edit, capsys):
+    made = catalog(tmp_path / "c", small_tree(tmp_path / "data"))
+    assert run(["catalog", "verify", str(made.path)]) == 0
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    edit(manifest)
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    assert run(["catalog", "verify", str(made.path)]) == 2
+    assert "has other counts than its parts" in capsys.readouterr().err

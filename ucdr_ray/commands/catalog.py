@@ -33,13 +33,15 @@ def info(catalog: CatalogArgument, json_file: JsonOption = None) -> None:
 
 @app.command()
 def verify(catalog: CatalogArgument, json_file: JsonOption = None) -> None:
-    """Read every part whole and hold it against its checksum; exits with 2 and names the file if one is damaged.
+    """Hold every part against its checksum and count anew; exits with 2 and names the file if one is damaged.
 
     Example: ucdr catalog verify catalogs/pacs
     """
     from ucdr_ray.catalog import Catalog
 
-    report(summary(Catalog.open(catalog, verify=True)) | {"verified": True}, json_file)
+    opened = Catalog.open(catalog, verify=True)
+    opened.verify_counts()
+    report(summary(opened) | {"verified": True}, json_file)
 
 
 def summary(catalog: "Catalog") -> dict[str, Any]:
