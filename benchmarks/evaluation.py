@@ -169,7 +169,7 @@ def main() -> None:
             f"{row['extra_mb']:.0f}",
             f"{row['largest_difference']:.0e}",
         )
-    Console().print(table)
+    Console(width=110).print(table)
     if arguments.json:
         main_figure = min(row["evaluate_vs_argsort"] for row in results.values())
         flat = {f"{name}.{key}": value for name, row in results.items() for key, value in row.items()}
