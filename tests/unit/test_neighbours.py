@@ -10,10 +10,8 @@ from ucdr_ray.neighbors.memory import LocalMemory
 from ucdr_ray.neighbors.mutual import neighbour_graphs, top_k
 
 
-def unit_rows(rows, dim, seed, levels=None):
-    """Random unit rows; with `levels`, few distinct ones, so that ties abound."""
-    random = np.random.default_rng(seed)
-    data = random.integers(0, levels, (rows, dim)) + 0.5 if levels else random.normal(size=(rows, dim))
+def unit_rows(rows, dim, seed):
+    data = np.random.default_rng(seed).normal(size=(rows, dim))
     return torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
 
 
@@ -36,8 +34,13 @@ def as_sets(graph):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.integers(0, 10_000), st.booleans())
 def test_top_k_with_ties_equals_full_sort(rows, keys, k, seed, ties):
-    a, b = unit_rows(rows, 3, seed, 2 if ties else None), unit_rows(keys, 3, seed + 1, 2 if ties else None)
-    assert top_k(a, b, k).tolist() == naive_top_k(a @ b.T, k)
+    """Ties among small whole numbers, whose products are exact however they are summed."""
+    draw = torch.Generator().manual_seed(seed)
+    a, b = (
+        torch.randint(-2, 3, (n, 3), generator=draw).float() if ties else unit_rows(n, 3, seed + n)
+        for n in (rows, keys)
+    )
+    assert top_k(a, b, k).tolist() == naive_top_k(a.double() @ b.double().T, k)
 
 
 @settings(max_examples=40, deadline=None)
