@@ -4,10 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucdr_ray.neighbors import mutual
+from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.memory import LocalMemory
-from ucdr_ray.neighbors.mutual import neighbour_graphs, top_k
+from ucdr_ray.neighbors.mutual import neighbour_graphs
+from ucdr_ray.neighbors.nearest import Nearest, scores_of, slots_of
+from ucdr_ray.neighbors.search import Rows, search
 
 
 def unit_rows(rows, dim, seed):
@@ -23,6 +25,12 @@ def naive_top_k(score, k, own=False):
         )
         lists.append(order[:k])
     return lists
+
+
+def top_k(queries, keys, k):
+    found = Nearest(len(queries), k)
+    search(Rows.all(queries), found, Rows.all(keys))
+    return slots_of(found.codes())[:, : len(keys)]
 
 
 def as_sets(graph):
@@ -81,12 +89,50 @@ def test_equal_keys_tie_for_few_rows_too(rows):
         assert torch.equal(found[:, 0::2] + 1013, found[:, 1::2])
 
 
-def test_block_size_changes_nothing(monkeypatch):
-    a, b = unit_rows(50, 8, 0), unit_rows(41, 8, 1)
-    whole = neighbour_graphs(a, b, 5)[0]
-    monkeypatch.setattr(mutual, "BLOCK", 7)
-    parts = neighbour_graphs(a, b, 5)[0]
-    assert torch.equal(whole.indptr, parts.indptr) and torch.equal(whole.indices, parts.indices)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 90), st.integers(0, 10_000), st.booleans())
+def test_tiles_of_any_size_find_the_same(rows, keys, k, seed, ties):
+    """Tiles, and the pieces in which rows are searched, leave no mark: both ways, the same codes bit for bit."""
+    a, b = unit_rows(rows, 24, seed), unit_rows(keys, 24, seed + 1)
+    if ties:
+        a, b = a[torch.arange(rows) % 5 % rows], b[torch.arange(keys) % 7 % keys]
+
+    def found(size, cut):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(searching, "side", lambda device: size)
+            there, back = Nearest(rows, k), Nearest(keys, k)
+            for part in (slice(0, cut), slice(cut, None)):
+                piece = Nearest(len(b[part]), k)
+                search(Rows(a, torch.arange(rows)), there, Rows(b[part], torch.arange(keys)[part]), piece)
+                back._codes[part] = piece._codes
+            return there.codes(), back.codes()
+
+    for size, cut in ((32, keys // 3), (64, 0)):
+        for whole, parts in zip(found(3072, keys), found(size, cut), strict=True):
+            assert torch.equal(whole, parts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 90), st.sampled_from([32, 96, 3072]), st.integers(0, 10_000))
+def test_a_search_inside_finds_what_a_full_sort_finds(rows, k, size, seed):
+    a = unit_rows(rows, 16, seed)
+    score = (a.double() @ a.double().T).fill_diagonal_(-9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "side", lambda device: size)
+        found = Nearest(rows, k)
+        search(Rows.all(a), found)
+    codes = found.codes()[:, : rows - 1]
+    order = score.sort(dim=1, descending=True)
+    expected = order.values[:, : min(k, rows - 1)]
+    torch.testing.assert_close(scores_of(codes).double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(score.gather(1, slots_of(codes)), expected, rtol=0, atol=1e-6)
+
+
+def test_vectors_that_are_no_numbers_are_refused():
+    a = unit_rows(40, 8, 0)
+    a[7, 3] = float("nan")
+    with pytest.raises(ValueError, match="must be finite"):
+        neighbour_graphs(a, None, 5)
 
 
 def test_edges_of_repeated_rows():

@@ -1,13 +1,13 @@
-"""Exact mutual k-nearest neighbours, blocked: memory grows with rows x k, never rows x rows."""
+"""Mutual k-nearest neighbours as sparse graphs: memory grows with rows x k, never rows x rows."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1024
-# From 16 rows on, torch's matrix product rounds a score alike wherever its row stands: equal keys tie.
-_ROW_MULTIPLE = 16
+from ucdr_ray.neighbors.nearest import Nearest, slots_of
+from ucdr_ray.neighbors.search import Rows, search
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,21 @@ class Graph:
     indptr: Tensor  # (N + 1,) int64
     indices: Tensor  # (edges,) int64, ascending inside a row
 
+    @classmethod
+    def of(cls, pairs: Tensor, rows: int, columns: int) -> "Graph":
+        """The graph of ascending `pairs`, i * columns + j for an edge from row i to column j."""
+        row = pairs // max(columns, 1)
+        indptr = torch.zeros(rows + 1, dtype=torch.int64)
+        indptr[1:] = torch.bincount(row, minlength=rows).cumsum(0)
+        return cls(indptr, pairs - row * columns)
+
+    def degrees(self) -> Tensor:
+        """(N,) int64, neighbours of each row."""
+        return self.indptr.diff()
+
     def share(self) -> float:
         """Share of rows with at least one neighbour, in [0, 1]."""
-        degree = self.indptr.diff()
+        degree = self.degrees()
         return float((degree > 0).double().mean()) if len(degree) else 0.0
 
     def mean_degree(self) -> float:
@@ -35,63 +47,23 @@ class Graph:
         Returns:
             (E,) position in `rows` and (E,) neighbour, for every edge.
         """
-        start, degree = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
-        position = torch.repeat_interleave(torch.arange(len(rows)), degree)
-        first = torch.repeat_interleave(degree.cumsum(0) - degree, degree)
-        return position, self.indices[start[position] + torch.arange(len(position)) - first]
+        position, place = spans(self.indptr[rows], self.indptr[rows + 1])
+        return position, self.indices[place]
 
 
-def top_k(queries: Tensor, keys: Tensor, k: int, exclude_self: bool = False) -> Tensor:
-    """The k most similar keys of each query, by inner product; ties go to the smaller slot.
-
-    Args:
-        queries: (N, D) unit rows.
-        keys: (M, D) unit rows.
-        k: neighbours wanted; fewer come back where fewer keys exist.
-        exclude_self: row i of `queries` is row i of `keys` and doesn't count.
-
-    Returns:
-        (N, min(k, available)) int64, most similar first. Cost grows as N * M * D, memory as BLOCK * M.
-    """
-    k = min(k, len(keys) - int(exclude_self))
-    found = [torch.empty(0, max(k, 0), dtype=torch.int64)]
-    if k <= 0:
-        return torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(queries), BLOCK):
-        block = queries[start : start + BLOCK]
-        padded = torch.nn.functional.pad(block, (0, 0, 0, -len(block) % _ROW_MULTIPLE))
-        score = (padded @ keys.T)[: len(block)]
-        if exclude_self:
-            own = torch.arange(len(score))
-            score[own, own + start] = float("-inf")
-        found.append(_top_columns(score, k))
-    return torch.cat(found)
-
-
-def _top_columns(score: Tensor, k: int) -> Tensor:
-    """Columns of the k largest entries of each row, largest first, smaller column first among equals."""
-    value, column = score.topk(k, dim=1)
-    # topk may take any of several equal entries: where equals straddle the k-th place, sort the whole row.
-    tied = (score >= value[:, -1:]).sum(dim=1) > k
-    if tied.any():
-        whole = score[tied].sort(dim=1, descending=True, stable=True)
-        value[tied], column[tied] = whole.values[:, :k], whole.indices[:, :k]
-    column, by_column = column.sort(dim=1)
-    by_value = value.gather(1, by_column).sort(dim=1, descending=True, stable=True).indices
-    return column.gather(1, by_value).cpu()
-
-
-def _graph(row: Tensor, column: Tensor, rows: int, columns: int) -> Graph:
-    code = (row * columns + column).sort().values
-    indptr = torch.zeros(rows + 1, dtype=torch.int64)
-    indptr[1:] = torch.bincount(code // max(columns, 1), minlength=rows).cumsum(0)
-    return Graph(indptr, code % max(columns, 1))
+def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """All numbers of the half-open spans (B,), as (E,) the span's position and (E,) the number."""
+    length = stop - start
+    position = torch.repeat_interleave(torch.arange(len(start)), length)
+    first = torch.repeat_interleave(length.cumsum(0) - length, length)
+    return position, start[position] + torch.arange(len(position)) - first
 
 
 def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -> tuple[Graph, Graph]:
     """Neighbour graphs a -> b and b -> a.
 
-    (i, j) is an edge iff j is among i's top k in b and, with `mutual`, i among j's top k in a (DUDE, sec. 3.3).
+    (i, j) is an edge iff j is among i's top k in b and, with `mutual`, i among j's top k in a (DUDE, sec. 3.3). The k
+    most similar are meant by inner product; of equal ones the smaller row number comes first.
 
     Args:
         a: (N, D) unit rows.
@@ -99,16 +71,43 @@ def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -
         k: neighbours per row before the mutual filter.
         mutual: keep only pairs that name each other.
     """
-    there = top_k(a, a if b is None else b, k, exclude_self=b is None)
-    back = there if b is None else top_k(b, a, k)
+    there = Nearest(len(a), k, a.device)
+    back = there if b is None else Nearest(len(b), k, b.device)
+    search(Rows.all(a), there, None if b is None else Rows.all(b), None if b is None else back)
     rows, columns = len(a), len(a if b is None else b)
-    row = torch.arange(rows).repeat_interleave(there.shape[1])
-    column = there.reshape(-1)
-    back_row = torch.arange(columns).repeat_interleave(back.shape[1])
-    back_column = back.reshape(-1)
+    forward = pairs(slots_of(there.codes()), 0, columns)
+    backward = forward if b is None else pairs(slots_of(back.codes()), 0, rows)
     if mutual:
-        forward, backward = row * columns + column, back_column * columns + back_row
-        both = forward[torch.isin(forward, backward)]
-        row, column = both // max(columns, 1), both % max(columns, 1)
-        back_row, back_column = column, row
-    return _graph(row, column, rows, columns), _graph(back_row, back_column, columns, rows)
+        forward = common(forward, flipped(backward, rows, columns))
+        backward = forward if b is None else ascending(flipped(forward, columns, rows))
+    return Graph.of(ascending(forward), rows, columns), Graph.of(ascending(backward), columns, rows)
+
+
+def pairs(found: Tensor, first: int, columns: int) -> Tensor:
+    """Every (row, neighbour) of lists as one number, i * columns + j.
+
+    Args:
+        found: (N, k) int64 slots, -1 for none.
+        first: slot of row 0; the others follow.
+        columns: rows of the neighbours' domain.
+    """
+    found = found.cpu()
+    row = torch.arange(first, first + len(found))[:, None]
+    return (row * columns + found)[found >= 0]
+
+
+def flipped(pairs: Tensor, columns: int, flipped_columns: int) -> Tensor:
+    """i * columns + j -> j * flipped_columns + i."""
+    row = pairs // max(columns, 1)
+    return (pairs - row * columns) * flipped_columns + row
+
+
+def ascending(pairs: Tensor) -> Tensor:
+    """Sorted (by numpy, several times faster than torch on a CPU)."""
+    return torch.from_numpy(np.sort(pairs.numpy()))
+
+
+def common(a: Tensor, b: Tensor) -> Tensor:
+    """What stands in both, ascending; neither names anything twice."""
+    both = ascending(torch.cat([a, b]))
+    return both[1:][both[1:] == both[:-1]]
