@@ -24,7 +24,7 @@ from ucdr_ray.evaluation.features import embed_domains
 from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs
 from ucdr_ray.files import read_json, write_json
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 
 SHOWN = ("map@all", "precision@1", "capped_precision@50", "precision@200")
 
@@ -84,7 +84,7 @@ def judge_checkpoint(
     for index, name in enumerate(names):
         rows = torch.arange(len(keys[name].ids))
         memory.push(torch.full_like(rows, index), rows, torch.from_numpy(keys[name].vectors))
-    memory.rebuild(None, method.k_cross, method.mutual, method.centre)
+    memory.rebuild(Neighbourhood(None, method.k_cross, method.mutual, method.centre))
     result = {"epoch": float(values["epoch"])} | purity(memory, [list(keys[name].labels) for name in names])
     if full:
         result |= judge(encoder("encoder.", config.model.embedding), catalog, names)["mean"]

@@ -56,12 +56,16 @@ def state(trained: Trainer) -> dict[str, Tensor]:
     """Everything that decides what comes next."""
     found = {f"encoder.{name}": value for name, value in trained.method.encoder.state_dict().items()}
     found |= {f"target.{name}": value for name, value in trained.method.target.state_dict().items()}
-    found |= {f"memory.{name}": value for name, value in trained.memory.state_dict().items()}
+    for index, bank in enumerate(trained.memory.banks):
+        found |= {f"bank.{index}.keys": bank.keys, f"bank.{index}.filled": bank.filled}
     for index, values in trained.optimizer.state_dict()["state"].items():
         found |= {
             f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in values.items() if v is not None
         }
-    return found | {"rng": torch.get_rng_state(), "count": torch.tensor([trained.epoch, trained.step])}
+    return found | {
+        "rng": torch.get_rng_state(),
+        "count": torch.tensor([trained.epoch, trained.step, trained.memory.version]),
+    }
 
 
 def train_alone(

@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, numbers as JSON, checksums; complete or absent, never executed."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,25 @@ from torch import Tensor
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import read_json, sha256_file, staged_folder, write_json
+from ucdr_ray.neighbors.parts import BankPart
+
+
+VERSION = 2
 
 
 def save_checkpoint(
-    root: Path, step: int, tensors: Mapping[str, Tensor], values: dict[str, Any], keep: int
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    values: dict[str, Any],
+    keep: int,
+    bank: Callable[[Path], list[BankPart]] = lambda folder: [],
 ) -> Path:
-    """Write `root/<step>/` atomically, then delete all but the `keep` newest."""
+    """Write `root/<step>/` atomically, then delete all but the `keep` newest.
+
+    Args:
+        bank: writes the memory bank's part files into the folder it is given.
+    """
     folder = Path(root) / f"{step:09d}"
     with staged_folder(folder) as staging:
         # Parameters may share storage, which safetensors refuses: clone.
@@ -28,8 +41,9 @@ def save_checkpoint(
             values
             | {
                 "format": "ucdr-checkpoint",
-                "version": 1,
+                "version": VERSION,
                 "step": step,
+                "bank": [part.model_dump() for part in bank(staging)],
                 "sha256": sha256_file(staging / "state.safetensors"),
             },
         )
@@ -57,9 +71,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if (
         not isinstance(values, dict)
         or values.get("format") != "ucdr-checkpoint"
-        or values.get("version") != 1
+        or values.get("version") != VERSION
     ):
-        raise UserError(f"{folder} is not a checkpoint of version 1")
+        raise UserError(f"{folder} is not a checkpoint of version {VERSION}")
     file = folder / "state.safetensors"
     if not file.is_file() or sha256_file(file) != values.get("sha256"):
         raise UserError(
@@ -67,3 +81,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "delete this folder to resume from an earlier one"
         )
     return load_file(file), values
+
+
+def bank_parts(values: Mapping[str, Any]) -> list[BankPart]:
+    """The memory bank's parts, from a checkpoint's values."""
+    return [BankPart.model_validate(part) for part in values["bank"]]

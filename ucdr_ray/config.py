@@ -164,6 +164,35 @@ class AlignmentConfig(Section):
         return self
 
 
+class BankConfig(Section):
+    """The memory bank of keys: its rule, and where its rows lie."""
+
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="0: a row is its image's newest key (DUDE); above: averaged with this share of the old (UEM: 0.99).",
+    )
+    shards: int | None = Field(
+        None,
+        ge=0,
+        le=4096,
+        description="Ray actors that share the rows; 0: every worker holds all; empty: 0 with one worker, else as many "
+        "as workers.",
+    )
+    copy_limit_gb: float = Field(
+        4.0,
+        ge=0,
+        description="Up to this size of the whole bank each worker also keeps a copy on its device; beyond, negatives "
+        "come from the shards at every step.",
+    )
+    timeout: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds without an answer after which a shard counts as hung and is replaced.",
+    )
+
+
 class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, sampling and augmentation.")
     batch: int = Field(64, ge=1, description="Images per domain in one step, over all workers together.")
@@ -207,6 +236,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig.model_validate({}))
     method: AlignmentConfig = Field(default_factory=lambda: AlignmentConfig.model_validate({}))
+    bank: BankConfig = Field(default_factory=lambda: BankConfig.model_validate({}))
     train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig.model_validate({}))
 
@@ -293,5 +323,6 @@ def config_fingerprint(config: RunConfig) -> str:
     apart = config.model.batch_norm == "train" or config.data.residency == "stream"
     if config.train.workers <= 1 or not apart:
         free.add("workers")
+    tree["bank"] = {"momentum": config.bank.momentum}
     tree["train"] = {name: value for name, value in tree["train"].items() if name not in free}
     return fingerprint(tree)

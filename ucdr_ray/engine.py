@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ucdr_ray.augment import augment
-from ucdr_ray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from ucdr_ray.checkpoint import bank_parts, checkpoints, load_checkpoint, save_checkpoint
 from ucdr_ray.config import RunConfig, TrainConfig, config_fingerprint
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, Images
@@ -19,10 +19,27 @@ from ucdr_ray.methods.alignment import Alignment
 from ucdr_ray.methods.base import Batch, Stage
 from ucdr_ray.models.backbone import build_backbone
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.memory import LocalMemory, Memory, Neighbourhood
 from ucdr_ray.world import World
 
 Metrics = dict[str, float | int | str]
+MakeMemory = Callable[[RunConfig, Sequence[tuple[str, int]], World, torch.device], Memory]
+
+
+def local_memory(
+    config: RunConfig, domains: Sequence[tuple[str, int]], world: World, device: torch.device
+) -> Memory:
+    """All banks in this process, with more workers in each of them."""
+    method = config.method
+    return LocalMemory(
+        domains,
+        config.model.dim,
+        method.max_negatives,
+        world.exchange,
+        config.train.seed,
+        device,
+        config.bank.momentum,
+    )
 
 
 def build_encoder(config: RunConfig, backbone_at: str | None = None) -> Encoder:
@@ -59,6 +76,7 @@ class Trainer:
         domains: name and number of images of each domain, in the order of domain indices.
         feed: batches for this worker.
         backbone_at: as of `build_encoder`.
+        make_memory: gives the memory that the method works with.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class Trainer:
         domains: Sequence[tuple[str, int]],
         feed: Feed,
         backbone_at: str | None = None,
+        make_memory: MakeMemory = local_memory,
     ) -> None:
         self.config, self.feed, self.world = config, feed, World()
         self.device = pick_device(config.train)
@@ -74,14 +93,7 @@ class Trainer:
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
         precision: torch.dtype = getattr(torch, config.train.precision)
         self.method = Alignment(encoder, config.method, len(domains), precision)
-        self.memory = LocalMemory(
-            domains,
-            encoder.head_dim,
-            config.method.max_negatives,
-            self.world.exchange,
-            config.train.seed,
-            self.device,
-        )
+        self.memory = make_memory(config, domains, self.world, self.device)
         self.optimizer = self._optimizer(encoder)
         self.epoch, self.step = 0, 0
         if self.world.size > 1:
@@ -131,7 +143,9 @@ class Trainer:
             self.fill_memory()
         if stage.searches:
             method = self.config.method
-            metrics |= self.memory.rebuild(stage.k_in, stage.k_cross, method.mutual, method.centre)
+            metrics |= self.memory.rebuild(
+                Neighbourhood(stage.k_in, stage.k_cross, method.mutual, method.centre)
+            )
         searched = time.perf_counter()
         sums: dict[str, Tensor] = {}
         for images in self.feed.epoch(self.epoch):
@@ -162,6 +176,7 @@ class Trainer:
             self.method.copy_statistics()
 
     def _step(self, images: Images, stage: Stage) -> dict[str, Tensor]:
+        self.memory.expect(images.domain, images.slot)
         batch = self._batch(images)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["factor"]
@@ -222,7 +237,6 @@ class Trainer:
         if self.world.rank == 0:
             tensors = {f"encoder.{name}": value for name, value in self.method.encoder.state_dict().items()}
             tensors |= {f"target.{name}": value for name, value in self.method.target.state_dict().items()}
-            tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
             for index, state in self.optimizer.state_dict()["state"].items():
                 tensors |= {
                     f"optimizer.{index}.{name}": torch.as_tensor(value)
@@ -230,18 +244,24 @@ class Trainer:
                     if value is not None
                 }
             tensors["rng"] = torch.get_rng_state()
-            values = {"epoch": self.epoch, "config": config_fingerprint(self.config)}
-            save_checkpoint(root, self.step, tensors, values, self.config.train.keep_checkpoints)
+            values = {
+                "epoch": self.epoch,
+                "config": config_fingerprint(self.config),
+                "bank_version": self.memory.version,
+            }
+            keep = self.config.train.keep_checkpoints
+            save_checkpoint(root, self.step, tensors, values, keep, self.memory.save)
         self.world.barrier()
 
     def resume(self, root: Path) -> bool:
-        """Continue from the newest complete checkpoint, if there is one.
+        """Continue from the newest complete checkpoint, if there is one; all workers together.
 
         Raises:
             UserError: it is damaged, or was made with another config.
         """
         found = checkpoints(root)
         if not found:
+            self.memory.load(root, [], 0)
             return False
         tensors, values = load_checkpoint(found[-1])
         if values["config"] != config_fingerprint(self.config):
@@ -256,7 +276,7 @@ class Trainer:
 
         self.method.encoder.load_state_dict(part("encoder."))
         self.method.target.load_state_dict(part("target."))
-        self.memory.load_state_dict(part("memory."))
+        self.memory.load(found[-1], bank_parts(values), int(values["bank_version"]))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in part("optimizer.").items():
             index, _, key = name.partition(".")

@@ -27,6 +27,9 @@ from ucdr_ray.files import atomic_write, is_temporary, read_json, write_json
 
 _FREE = (
     "tracking.",
+    "bank.shards",
+    "bank.copy_limit_gb",
+    "bank.timeout",
     "train.threads",
     "train.checkpoint_",
     "train.keep_",

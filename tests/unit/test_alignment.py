@@ -7,7 +7,7 @@ from ucdr_ray.config import load_config
 from ucdr_ray.methods.alignment import Alignment
 from ucdr_ray.methods.base import Batch
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 
 SIZES = (7, 5, 6)
 TAU = 0.2
@@ -64,7 +64,7 @@ def naive_terms(method, memory, batch):
 def test_losses_equal_the_papers_formulas_in_a_naive_loop(setup):
     method, memory, batch = setup
     stage = method.stages()[2]
-    memory.rebuild(stage.k_in, stage.k_cross, mutual=True, centre=False)
+    memory.rebuild(Neighbourhood(stage.k_in, stage.k_cross))
     losses = method.step(batch, stage, memory)
     expected = naive_terms(method, memory, batch)  # the step has pushed the batch's keys already
     assert {name: float(value) for name, value in losses.terms.items()} == pytest.approx(expected, rel=1e-4)
@@ -74,7 +74,7 @@ def test_losses_equal_the_papers_formulas_in_a_naive_loop(setup):
 def test_losses_are_float32_whatever_the_precision_of_the_encoders(setup):
     method, memory, batch = setup
     stage = method.stages()[2]
-    memory.rebuild(stage.k_in, stage.k_cross, mutual=True, centre=False)
+    memory.rebuild(Neighbourhood(stage.k_in, stage.k_cross))
     method.precision = torch.bfloat16
     losses = method.step(batch, stage, memory)
     with torch.autocast("cpu", torch.bfloat16):  # of what naive_terms does, the encoder alone
@@ -120,7 +120,7 @@ def test_gradient_reaches_the_encoder_only_and_momentum_moves_the_target(setup):
 def test_splitting_the_batch_over_workers_adds_up_to_the_same_loss(setup):
     method, memory, batch = setup
     stage = method.stages()[2]
-    memory.rebuild(3, 2, mutual=True, centre=False)
+    memory.rebuild(Neighbourhood(3, 2))
     whole = method.step(batch, stage, memory).total
     parts = 0.0
     for rows in ([0, 3, 4, 6], [1, 2, 5, 7, 8]):

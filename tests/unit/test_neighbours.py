@@ -4,9 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ucdr_ray.errors import UserError
 from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors.bank import Bank
-from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, scores_of, slots_of
 from ucdr_ray.neighbors.search import Rows, search
@@ -162,7 +163,7 @@ def filled_memory(max_negatives=65_536):
 
 def test_candidates_name_neighbours_and_own_row():
     memory = filled_memory()
-    report = memory.rebuild(3, 3, mutual=True, centre=False)
+    report = memory.rebuild(Neighbourhood(3, 3))
     assert set(report) >= {"share/photo->sketch", "degree/sketch->photo", "share/photo->photo"}
     slot = torch.tensor([5, 2])
     across, inside = memory.candidates(0, slot, 1), memory.candidates(0, slot, 0)
@@ -175,7 +176,7 @@ def test_candidates_name_neighbours_and_own_row():
 def test_sampled_candidates_keep_every_positive_and_bound_the_rest():
     whole, sampled = filled_memory(), filled_memory(max_negatives=5)
     for memory in (whole, sampled):
-        memory.rebuild(4, 4, mutual=True, centre=False)
+        memory.rebuild(Neighbourhood(4, 4))
     slot = torch.tensor([0, 7, 19])
     for other in (0, 1):
         full, some = whole.candidates(0, slot, other), sampled.candidates(0, slot, other)
@@ -187,25 +188,31 @@ def test_sampled_candidates_keep_every_positive_and_bound_the_rest():
         assert {(int(r), tuple(some.keys[c].tolist())) for r, c in zip(row, column, strict=True)} == expected
 
 
-def test_memory_survives_a_checkpoint():
+def test_memory_survives_a_checkpoint(tmp_path):
     memory, other = filled_memory(), LocalMemory([("photo", 30), ("sketch", 20)], 8)
-    other.load_state_dict(memory.state_dict())
+    parts = memory.save(tmp_path)
+    other.load(tmp_path, parts, memory.version)
+    assert other.version == 2
     assert all(torch.equal(a.keys, b.keys) for a, b in zip(memory.banks, other.banks, strict=True))
-    assert memory.rebuild(2, 2, True, True) == other.rebuild(2, 2, True, True)
-    with pytest.raises(ValueError, match="bank of shape"):
-        LocalMemory([("photo", 31), ("sketch", 20)], 8).load_state_dict(memory.state_dict())
+    wanted = Neighbourhood(2, 2, centre=True)
+    assert memory.rebuild(wanted) == other.rebuild(wanted)
+    with pytest.raises(UserError, match="1 rows of the memory bank are missing"):
+        LocalMemory([("photo", 31), ("sketch", 20)], 8).load(tmp_path, parts, 2)
+    (tmp_path / parts[0].file).write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged: bank.safetensors is missing or its checksum differs"):
+        other.load(tmp_path, parts, 2)
 
 
 def test_one_image_domains_have_no_neighbours_inside_and_one_across():
     memory = LocalMemory([("a", 1), ("b", 3)], 4)
     memory.push(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 2]), unit_rows(4, 4, 0))
-    report = memory.rebuild(50, 50, mutual=True, centre=False)
+    report = memory.rebuild(Neighbourhood(50, 50))
     assert report["share/a->a"] == 0 and report["share/a->b"] == 1 and report["degree/a->b"] == 3
 
 
 def test_a_one_image_domain_keeps_its_likeness_when_domains_are_centred():
     memory, one, many = LocalMemory([("a", 1), ("b", 12)], 4), unit_rows(1, 4, 0), unit_rows(12, 4, 1)
     memory.push(torch.tensor([0] + [1] * 12), torch.tensor([0, *range(12)]), torch.cat([one, many]))
-    memory.rebuild(None, 3, mutual=True, centre=True)
+    memory.rebuild(Neighbourhood(None, 3, centre=True))
     score = one @ torch.nn.functional.normalize(many - many.mean(0), dim=1).T
     assert as_sets(memory.graphs[0, 1]) == [set(naive_top_k(score, 3)[0])] != [{0, 1, 2}]

@@ -1,25 +1,30 @@
-"""The memory bank of one domain: one row per image, row number = the image's slot."""
+"""The memory bank of one domain, or a stretch of it: one row per image, row number = the image's slot."""
 
 import torch
 from torch import Tensor
 
 
 class Bank:
-    """Newest key of every image of a domain (DUDE's rule: overwrite).
+    """Keys of images, under one of two rules.
 
     Args:
-        rows: images in the domain.
+        rows: how many.
         dim: dimension D of a key.
+        momentum: 0: a row is the newest key (DUDE). beta > 0: it is averaged, m <- beta m + (1 - beta) z, and brought
+            back to unit length (UEM, arXiv 2024, Eq. 5); the first key of a row is taken as it is.
 
     `keys` is (rows, D) float32; `filled` (rows,) bool says which rows were ever written.
     """
 
-    def __init__(self, rows: int, dim: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, rows: int, dim: int, momentum: float = 0.0, device: torch.device | str = "cpu"
+    ) -> None:
         self.keys = torch.zeros(rows, dim, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.momentum = momentum
 
     def push(self, slot: Tensor, key: Tensor) -> None:
-        """Write keys (B, D) to slots (B,); of a slot named twice the last key stays.
+        """Write keys (B, D) to slots (B,). A slot named twice gets its keys in their order.
 
         Raises:
             IndexError: a slot outside 0..rows-1.
@@ -30,24 +35,23 @@ class Bank:
             raise IndexError(
                 f"slots {int(slot.min())}..{int(slot.max())} outside the bank's 0..{len(self.keys) - 1}"
             )
-        # Assignment with repeated indices has no defined order: keep the last of each slot first.
-        newest = torch.full((len(self.keys),), -1, dtype=torch.int64, device=slot.device)
-        newest.scatter_reduce_(0, slot, torch.arange(len(slot), device=slot.device), "amax")
-        last = newest[slot] == torch.arange(len(slot), device=slot.device)
-        self.keys[slot[last]] = key[last].to(self.keys.dtype)
-        self.filled[slot[last]] = True
+        # Assignment with repeated indices has no defined order: one round for each repeat.
+        ordered, order = slot.sort(stable=True)
+        first = torch.searchsorted(ordered, ordered)
+        repeat = torch.arange(len(slot), device=slot.device) - first
+        if self.momentum == 0:
+            last = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
+            self._write(ordered[last], key[order[last]])
+        else:
+            for turn in range(int(repeat.max()) + 1):
+                self._write(ordered[repeat == turn], key[order[repeat == turn]])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the bank's tensors, for a checkpoint."""
-        return {"keys": self.keys.clone(), "filled": self.filled.clone()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
-
-        Raises:
-            ValueError: another number of rows or another dimension.
-        """
-        if state["keys"].shape != self.keys.shape:
-            raise ValueError(f"bank of shape {tuple(state['keys'].shape)}, expected {tuple(self.keys.shape)}")
-        self.keys.copy_(state["keys"])
-        self.filled.copy_(state["filled"])
+    def _write(self, slot: Tensor, key: Tensor) -> None:
+        """Write keys to slots that differ."""
+        key = key.to(self.keys.dtype)
+        if self.momentum:
+            mixed = self.momentum * self.keys[slot] + (1 - self.momentum) * key
+            mixed = torch.nn.functional.normalize(mixed, dim=1)
+            key = torch.where(self.filled[slot][:, None], mixed, key)
+        self.keys[slot] = key
+        self.filled[slot] = True

@@ -1,38 +1,74 @@
 """The memory behind a method: keys of all images, and who is whose neighbour."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.bank import Bank
+from ucdr_ray.neighbors.candidates import Candidates, assemble, negatives
+from ucdr_ray.neighbors.centre import centred, exact_sum
 from ucdr_ray.neighbors.mutual import Graph, neighbour_graphs
+from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
 
 Exchange = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The keys that a batch of B queries is compared with."""
+class Neighbourhood:
+    """Which neighbours to search for.
 
-    keys: Tensor  # (M, D) unit rows
-    positive: Tensor  # (B, M) bool, the queries' neighbours
-    own: Tensor  # (B, M) bool, each query's own key (none across domains)
+    Args:
+        k_in: neighbours inside each domain; None: none.
+        k_cross: neighbours across each pair of domains; None: none.
+        mutual: keep only pairs that name each other.
+        centre: subtract each domain's mean key (and renormalise) before searching across domains; a domain of one
+            image stays as it is.
+    """
+
+    k_in: int | None
+    k_cross: int | None
+    mutual: bool = True
+    centre: bool = False
 
 
 class Memory(Protocol):
-    """What a method may ask; it can't tell where the rows lie."""
+    """What training may ask; it can't tell where the rows lie.
+
+    Every push is a version, counted from 1. What `candidates` gives is of the newest one.
+    """
+
+    version: int
+
+    def expect(self, domain: Tensor, slot: Tensor) -> None:
+        """Say that the next push, and the questions after it, will be about these rows (B,), (B,)."""
 
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
         """Store the batch's newest keys: (B,), (B,), (B, D)."""
 
     def candidates(self, domain: int, slot: Tensor, other: int) -> Candidates:
-        """Keys of domain `other` for the queries `slot` (B,) of `domain`."""
+        """Keys of domain `other` for the queries `slot` (B,) of `domain`, rows that were expected."""
 
-    def rebuild(self, k_in: int | None, k_cross: int | None, mutual: bool, centre: bool) -> dict[str, float]:
-        """Search all neighbours anew; report sparsity per ordered domain pair."""
+    def rebuild(self, wanted: Neighbourhood) -> dict[str, float]:
+        """Search all neighbours anew.
+
+        Returns:
+            `share/a->b` (rows of a with at least one neighbour in b, 0..1) and `degree/a->b` (mean neighbours a row)
+            per ordered pair.
+        """
+
+    def save(self, folder: Path) -> list[BankPart]:
+        """Write all rows as part files into `folder`, one worker for all."""
+
+    def load(self, folder: Path, parts: Sequence[BankPart], version: int) -> None:
+        """Take the rows of part files, and forget all else; no parts: empty banks. All workers together.
+
+        Raises:
+            UserError: missing or damaged parts.
+        """
 
 
 class LocalMemory:
@@ -44,6 +80,7 @@ class LocalMemory:
         max_negatives: rows of one bank in `candidates`; a larger bank gives its neighbours and a fresh sample.
         exchange: joins the workers' (domain, slot, key) so that every worker's copy stays equal; None: one worker.
         seed: seed of the samples.
+        momentum: as of `Bank`.
 
     Memory grows with images x D on every worker.
     """
@@ -56,15 +93,19 @@ class LocalMemory:
         exchange: Exchange | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        momentum: float = 0.0,
     ) -> None:
         self.names = [name for name, _ in domains]
-        self.banks = [Bank(rows, dim, device) for _, rows in domains]
+        self.banks = [Bank(rows, dim, momentum, device) for _, rows in domains]
         self.graphs: dict[tuple[int, int], Graph] = {}
         self.max_negatives = max_negatives
         self.device = device
         self.version = 0
         self._exchange = exchange
         self._seed = seed
+
+    def expect(self, domain: Tensor, slot: Tensor) -> None:
+        pass
 
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
         if self._exchange is not None:
@@ -75,72 +116,58 @@ class LocalMemory:
         self.version += 1
 
     def candidates(self, domain: int, slot: Tensor, other: int) -> Candidates:
-        bank = self.banks[other]
-        graph = self.graphs.get((domain, other))
-        rows = len(bank.keys)
-        if graph is None:
-            query = neighbour = torch.empty(0, dtype=torch.int64)
+        slot, bank = slot.cpu(), self.banks[other]
+        query, neighbour = self._edges(domain, slot, other)
+        sample = negatives(len(bank.keys), self.max_negatives, self._seed, self.version, other)
+        if sample is None:
+            column, keys = torch.arange(len(bank.keys)), bank.keys
         else:
-            query, neighbour = graph.edges(slot.cpu())
-        if rows <= self.max_negatives:
-            column, keys = torch.arange(rows), bank.keys
-        else:
-            generator = torch.Generator().manual_seed(hash((self._seed, self.version, domain, other)) % 2**63)
-            sample = torch.randperm(rows, generator=generator)[: self.max_negatives]
-            needed = [sample, neighbour, slot.cpu()] if domain == other else [sample, neighbour]
-            column = torch.cat(needed).unique()
+            column = torch.cat([sample, neighbour, slot] if domain == other else [sample, neighbour]).unique()
             keys = bank.keys[column.to(bank.keys.device)]
-        positive = torch.zeros(len(slot), len(column), dtype=torch.bool)
-        positive[query, torch.searchsorted(column, neighbour)] = True
-        own = torch.zeros(len(slot), len(column), dtype=torch.bool)
-        if domain == other:
-            own[torch.arange(len(slot)), torch.searchsorted(column, slot.cpu())] = True
-        return Candidates(keys, positive.to(self.device), own.to(self.device))
+        return assemble(column, keys, slot, query, neighbour, domain == other)
 
-    def rebuild(self, k_in: int | None, k_cross: int | None, mutual: bool, centre: bool) -> dict[str, float]:
-        """Search all neighbours anew.
+    def _edges(self, domain: int, slot: Tensor, other: int) -> tuple[Tensor, Tensor]:
+        """(E,) position in `slot` and (E,) neighbour."""
+        graph = self.graphs.get((domain, other))
+        if graph is None:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+        return graph.edges(slot)
 
-        Args:
-            k_in: neighbours inside each domain; None: none.
-            k_cross: neighbours across each pair of domains; None: none.
-            mutual: keep only pairs that name each other.
-            centre: subtract each domain's mean key (and renormalise) before searching across domains; a domain of
-                one image stays as it is.
-
-        Returns:
-            `share/a->b` (rows of a with at least one neighbour in b, 0..1) and `degree/a->b` per ordered pair.
-        """
+    def rebuild(self, wanted: Neighbourhood) -> dict[str, float]:
         report: dict[str, float] = {}
         self.graphs = {}
-        keys = [bank.keys.cpu() for bank in self.banks]
-        # A single key is its own mean: nothing would be left of it.
-        shifted = [
-            torch.nn.functional.normalize(key - key.mean(0), dim=1) if centre and len(key) > 1 else key
-            for key in keys
+        keys = [bank.keys for bank in self.banks]
+        across = [
+            centred(key, exact_sum(key), len(key)) if wanted.centre and len(key) > 1 else key for key in keys
         ]
         for a in range(len(keys)):
-            if k_in is not None:
-                self.graphs[a, a] = neighbour_graphs(keys[a], None, k_in, mutual)[0]
+            if wanted.k_in is not None:
+                self.graphs[a, a] = neighbour_graphs(keys[a], None, wanted.k_in, wanted.mutual)[0]
             for b in range(a + 1, len(keys)):
-                if k_cross is not None:
-                    there, back = neighbour_graphs(shifted[a], shifted[b], k_cross, mutual)
-                    self.graphs[a, b], self.graphs[b, a] = there, back
+                if wanted.k_cross is not None:
+                    found = neighbour_graphs(across[a], across[b], wanted.k_cross, wanted.mutual)
+                    self.graphs[a, b], self.graphs[b, a] = found
         for (a, b), graph in self.graphs.items():
-            pair = f"{self.names[a]}->{self.names[b]}"
-            report[f"share/{pair}"] = graph.share()
-            report[f"degree/{pair}"] = graph.mean_degree()
+            degrees = graph.degrees()
+            with_any, edges = int((degrees > 0).sum()), int(degrees.sum())
+            report |= sparsity(self.names[a], self.names[b], with_any, edges, len(degrees))
         return report
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All banks as flat tensors, for a checkpoint; neighbours are searched anew from them."""
-        state = {"version": torch.tensor(self.version)}
-        for index, bank in enumerate(self.banks):
-            state |= {f"bank.{index}.{name}": value for name, value in bank.state_dict().items()}
-        return state
+    def save(self, folder: Path) -> list[BankPart]:
+        return [write_part(folder, "bank.safetensors", self.banks, self._spans())]
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ValueError where the domains' sizes differ."""
-        self.version = int(state["version"])
-        for index, bank in enumerate(self.banks):
-            bank.load_state_dict({name: state[f"bank.{index}.{name}"] for name in ("keys", "filled")})
-        self.graphs = {}
+    def load(self, folder: Path, parts: Sequence[BankPart], version: int) -> None:
+        self.version, self.graphs = version, {}
+        for bank in self.banks:
+            bank.keys.zero_()
+            bank.filled.zero_()
+        if parts:
+            read_parts(folder, parts, self.banks, self._spans())
+
+    def _spans(self) -> list[tuple[int, int]]:
+        return [(0, len(bank.keys)) for bank in self.banks]
+
+
+def sparsity(a: str, b: str, with_any: int, edges: int, rows: int) -> dict[str, float]:
+    """The report's lines for the graph a -> b of some rows, of which some have any neighbour."""
+    return {f"share/{a}->{b}": with_any / max(rows, 1), f"degree/{a}->{b}": edges / max(rows, 1)}

@@ -1,0 +1,21 @@
+"""Taking a domain's mean from its keys, with the same numbers wherever the keys lie."""
+
+import torch
+from torch import Tensor
+
+_FRACTION = 2.0**30  # a fixed point: sums of whole numbers are the same in any order
+
+
+def exact_sum(keys: Tensor) -> Tensor:
+    """Sum of unit rows (N, D) as int64 (D,), in steps of 2^-30: the same however the rows are shared out."""
+    blocks = keys.split(65_536)
+    total = torch.zeros(keys.shape[1], dtype=torch.int64, device=keys.device)
+    for block in blocks:
+        total += (block * _FRACTION).round().to(torch.int64).sum(0)
+    return total
+
+
+def centred(keys: Tensor, total: Tensor, rows: int) -> Tensor:
+    """Rows without the mean of their domain, of unit length. `total` is the `exact_sum` of all its `rows`."""
+    mean = (total.double() / (_FRACTION * rows)).float()
+    return torch.nn.functional.normalize(keys - mean, dim=1)
