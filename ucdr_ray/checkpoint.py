@@ -12,7 +12,6 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import read_json, sha256_file, staged_folder, write_json
 from ucdr_ray.neighbors.parts import BankPart
 
-
 VERSION = 2
 
 
@@ -61,11 +60,11 @@ def checkpoints(root: Path) -> list[Path]:
     )
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and values of one checkpoint.
+def read_values(folder: Path) -> dict[str, Any]:
+    """The values of one checkpoint, without its tensors.
 
     Raises:
-        UserError: missing, damaged or foreign.
+        UserError: missing or foreign.
     """
     values = read_json(folder / "state.json", "checkpoint")
     if (
@@ -74,6 +73,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         or values.get("version") != VERSION
     ):
         raise UserError(f"{folder} is not a checkpoint of version {VERSION}")
+    return values
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and values of one checkpoint.
+
+    Raises:
+        UserError: missing, damaged or foreign.
+    """
+    values = read_values(folder)
     file = folder / "state.safetensors"
     if not file.is_file() or sha256_file(file) != values.get("sha256"):
         raise UserError(

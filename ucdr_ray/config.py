@@ -171,7 +171,7 @@ class BankConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="0: a row is its image's newest key (DUDE); above: averaged with this share of the old (UEM: 0.99).",
+        description="0: a row is its image's newest key (DUDE); above: the old key's share in an average (UEM: 0.99).",
     )
     shards: int | None = Field(
         None,

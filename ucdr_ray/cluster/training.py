@@ -1,6 +1,7 @@
 """The job behind `ucdr train`: a run from its folder to its encoder."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ import torch
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
+from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.monitor import Monitor
 from ucdr_ray.cluster.session import start_ray
-from ucdr_ray.cluster.workers import Job, fit, work
+from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
+from ucdr_ray.cluster.workers import Job, bank_shards, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
 from ucdr_ray.errors import JobError, UserError
@@ -75,17 +78,30 @@ def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri:
                 references = stream.keep(catalog, names, config.data, meter.advance)
         domains = list(zip(names, sizes, strict=True))
         backbone = absolute(config.model.backbone)
-        job = Job(config, Run(run.path.resolve()), catalog.path.resolve(), domains, references, backbone)
+        where = run.path.resolve()
+        shards = _bank(config, sizes, where)
+        job = Job(config, Run(where), catalog.path.resolve(), domains, references, backbone, shards)
         with Monitor(run, config.method.stages.model_dump(), tracker):
             if workers == 0:
                 with _threads(config.train.threads):
                     work(job)
             else:
                 fit(job)
+        shutil.rmtree(run.path / "bank", ignore_errors=True)
         if not run.encoder.is_dir():
             raise JobError(f"no encoder in {run.encoder}: the workers don't share this folder")
         for path in (run.path / "config.yaml", run.path / "metrics.jsonl", run.encoder):
             tracker.log_artifact(path)
+
+
+def _bank(config: RunConfig, sizes: list[int], run: Path) -> Shards | None:
+    """The actors of the memory bank, where the config wants any."""
+    count = bank_shards(config)
+    if count == 0:
+        return None
+    threads = config.train.threads or shard_threads(count)
+    spec = BankSpec(sizes, config.model.dim, count, config.bank.momentum, run, threads)
+    return start_shards(spec, config.bank.timeout)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import torch
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
+from ucdr_ray.cluster.memory import ShardedMemory
+from ucdr_ray.cluster.shards import Shards
 from ucdr_ray.config import RunConfig
-from ucdr_ray.engine import Metrics, Trainer
+from ucdr_ray.engine import Metrics, Trainer, local_memory
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, ResidentFeed
 from ucdr_ray.files import read_json, write_json
+from ucdr_ray.neighbors.memory import Memory
 from ucdr_ray.run import Run
 from ucdr_ray.streaming import StreamFeed
+from ucdr_ray.world import World
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Job:
     domains: list[tuple[str, int]]
     references: list[Any] | None
     backbone_at: str | None = None  # absolute: a worker need not stand in the driver's folder
+    shards: Shards | None = None  # of the memory bank; None: in the worker
 
 
 def work(job: Job, rank: int = 0, workers: int = 1) -> None:
@@ -43,7 +49,8 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         JobError: the loss is not finite, or an image can't be decoded.
     """
     run, config = job.run, job.config
-    trainer = Trainer(config, job.domains, make_feed(job, rank, workers), job.backbone_at)
+    feed = make_feed(job, rank, workers)
+    trainer = Trainer(config, job.domains, feed, job.backbone_at, partial(make_memory, job.shards))
     trainer.resume(run.checkpoints)
     if rank == 0:
         run.cut_metrics(trainer.epoch)
@@ -56,6 +63,29 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
     encoder = trainer.run(run.checkpoints, on_epoch)
     if rank == 0:
         encoder.save(run.encoder)
+
+
+def make_memory(
+    shards: Shards | None,
+    config: RunConfig,
+    domains: Sequence[tuple[str, int]],
+    world: World,
+    device: torch.device,
+) -> Memory:
+    """The memory bank as the job has it: in the worker, or sharded."""
+    if shards is None:
+        return local_memory(config, domains, world, device)
+    names, sizes = zip(*domains, strict=True)
+    copy = sum(sizes) * config.model.dim * 4 <= config.bank.copy_limit_gb * 1e9
+    method = config.method
+    return ShardedMemory(shards, names, world, method.max_negatives, config.train.seed, device, copy)
+
+
+def bank_shards(config: RunConfig) -> int:
+    """Shards of the memory bank; 0: each worker holds all rows."""
+    if config.bank.shards is not None:
+        return config.bank.shards
+    return config.train.workers if config.train.workers > 1 else 0
 
 
 def make_feed(job: Job, rank: int, workers: int) -> Feed:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import sha256_file
@@ -29,7 +30,7 @@ class BankPart(BaseModel):
 
 def write_part(folder: Path, file: str, banks: Sequence[Bank], spans: Sequence[tuple[int, int]]) -> BankPart:
     """Write the banks' rows to `folder/file` (safetensors: keys.<domain>, filled.<domain>)."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for index, bank in enumerate(banks):
         tensors |= {f"keys.{index}": bank.keys.cpu(), f"filled.{index}": bank.filled.cpu()}
     save_file(tensors, folder / file)

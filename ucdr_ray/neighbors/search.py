@@ -68,7 +68,7 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
                 back.add_columns(right, tile, _padded(a.slots[left]))
 
     threads = None if a.vectors.device.type == "cpu" else 1
-    each(one, _pairs(len(height), len(width), b is None), threads)
+    each(one, pairs_once(len(height), len(width), b is None), threads)
 
 
 class Space(local):
@@ -107,7 +107,7 @@ def _panels(rows: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
-def _pairs(height: int, width: int, inside: bool) -> Iterator[tuple[int, int]]:
+def pairs_once(height: int, width: int, inside: bool) -> Iterator[tuple[int, int]]:
     """All pairs of panels, once; neighbours in this order share no panel, so threads don't wait for each other."""
     if inside:
         for distance in range(height // 2 + 1):

@@ -1,0 +1,89 @@
+"""The bank's actors seen from a worker: calls to all of them, and what to do about one that does not answer."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from ucdr_ray.cluster.bank import BankShard, BankSpec, Forgotten
+from ucdr_ray.errors import JobError
+
+_PING_SECONDS = 10.0
+
+
+class Shards:
+    """Handles of all shards; travels from the driver to the workers.
+
+    Args:
+        timeout: seconds without an answer after which a shard is asked whether it lives. One that does not say so
+            within 10 more is killed; Ray starts it anew and repeats the calls that it had.
+    """
+
+    def __init__(self, actors: Sequence[Any], spec: BankSpec, timeout: float) -> None:
+        self.actors, self.spec, self.timeout = list(actors), spec, timeout
+
+    def __len__(self) -> int:
+        return len(self.actors)
+
+    def get(self, waiting: dict[Any, int]) -> dict[Any, Any]:
+        """Results of calls, reference -> shard.
+
+        Raises:
+            Forgotten: a shard was started anew, and what it was asked to go on with is lost.
+            JobError: a shard does not come back, or failed.
+        """
+        self.wait(waiting)
+        try:
+            return dict(zip(waiting, ray.get(list(waiting)), strict=True))
+        except Forgotten:
+            raise
+        except ray.exceptions.RayTaskError as error:
+            raise JobError(
+                f"a shard of the memory bank failed: {type(error.cause).__name__}: {error.cause}"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise JobError(f"a shard of the memory bank is lost: {type(error).__name__}") from error
+
+    def wait(self, waiting: dict[Any, int]) -> None:
+        """Wait for calls without fetching what they give; as `get`, but a failure shows only there."""
+        left = list(waiting)
+        while left:
+            _, left = ray.wait(left, num_returns=len(left), timeout=self.timeout, fetch_local=False)
+            if left:
+                self._replace_hung({waiting[reference] for reference in left})
+
+    def all(self, method: str, *arguments: Any) -> list[Any]:
+        """What every shard answers to the same call, in their order."""
+        waiting = {
+            getattr(actor, method).remote(*arguments): index for index, actor in enumerate(self.actors)
+        }
+        return list(self.get(waiting).values())
+
+    def _replace_hung(self, suspects: set[int]) -> None:
+        pings = {self.actors[index].ping.remote(): index for index in suspects}
+        _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_PING_SECONDS)
+        for ping in silent:
+            ray.kill(self.actors[pings[ping]], no_restart=False)
+
+
+def start_shards(spec: BankSpec, timeout: float) -> Shards:
+    """Start the actors, spread over the nodes of the cluster; they end with this process."""
+    kind = ray.remote(BankShard)
+    actors = [
+        kind.options(
+            num_cpus=0,  # they work when the training workers wait for them
+            scheduling_strategy="SPREAD",
+            max_restarts=-1,
+            max_task_retries=-1,
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": ""}},
+        ).remote(spec, index)
+        for index in range(spec.count)
+    ]
+    return Shards(actors, spec, timeout)
+
+
+def shard_threads(shards: int) -> int:
+    """Threads for one shard: its node's cores, shared out, if the shards lie evenly on the nodes."""
+    nodes = max(1, len([node for node in ray.nodes() if node["Alive"]]))
+    return max(1, (os.cpu_count() or 1) * nodes // shards)
