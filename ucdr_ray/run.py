@@ -88,6 +88,10 @@ class Run:
         """Note that the workers take up training after `epoch`."""
         self._write("starts.jsonl", [{"epoch": start} for start in [*self.starts(), epoch]])
 
+    def bank_restarts(self) -> list[int]:
+        """Which shards of the memory bank were replaced, in the order in which it happened."""
+        return [row["shard"] for row in self._rows("bank/restarts.jsonl")]
+
     def _rows(self, file: str) -> list[dict[str, Any]]:
         try:
             lines = (self.path / file).read_text(encoding="utf-8").splitlines()

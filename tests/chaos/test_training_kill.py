@@ -107,23 +107,3 @@ def test_killed_worker_interrupt_and_killed_driver(tmp_path):
 
     undisturbed = train_alone(catalog, tmp_path / "alone", SETTINGS)
     assert all(torch.equal(value, undisturbed[name]) for name, value in tensors(run).items())
-
-
-@pytest.mark.timeout(600)
-def test_one_of_two_workers_is_killed(tmp_path):
-    """The other one is left in the middle of a collective, which it can't finish."""
-    catalog, run = make_catalog(tmp_path / "catalog", {"photo": 50, "sketch": 41}), tmp_path / "run"
-    few = ["method.stages.instance=6", "method.stages.in_domain=3", "method.stages.cross_domain=3"]
-    settings = [*few, "train.checkpoint_every=2", "train.workers=2"]
-    training = Training(catalog.path, run, *(word for s in settings for word in ("--set", s)))
-    training.until(4)
-    training.kill_worker()
-    said = training.end()
-    assert training.process.returncode == 0 and "Traceback" not in said, said
-    assert "a worker died; all go on after epoch" in said and status(run) == "finished"
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
-        *range(1, 13)
-    ]
-    undisturbed = train_alone(catalog, tmp_path / "alone", [*SETTINGS, *few])
-    for name, value in tensors(run).items():
-        torch.testing.assert_close(value, undisturbed[name], rtol=1e-2, atol=1e-3)

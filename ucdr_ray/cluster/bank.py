@@ -5,6 +5,7 @@ worker, so a message that comes twice changes nothing, and nobody reads half a p
 """
 
 import asyncio
+import json
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ class BankShard:
         self._changed, self._one = asyncio.Condition(), asyncio.Lock()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self._version = None
+            with open(spec.run / "bank" / "restarts.jsonl", "a") as file:
+                file.write(json.dumps({"shard": index}) + "\n")
             newest = checkpoints(spec.run / "checkpoints")[-1:]
             for folder in newest:
                 read_parts(folder, bank_parts(read_values(folder)), self._shard.banks, self._shard.spans)

@@ -24,6 +24,7 @@ class Monitor:
         self._run, self._epochs, self._tracker = run, sum(stages.values()), tracker
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._seen, self._starts = len(run.metrics()), len(run.starts())
+        self._restarts = len(run.bank_restarts())
         self._sent = set(tracker.epochs)
         self._began = False
         self._stop = threading.Event()
@@ -40,6 +41,9 @@ class Monitor:
             if self._began:
                 self._say(f"train: a worker died; all go on after epoch {epoch}")
             self._began = True
+        for shard in self._run.bank_restarts()[self._restarts :]:
+            self._restarts += 1
+            self._say(f"train: shard {shard} of the memory bank was lost and is replaced")
         rows = self._run.metrics()
         for row in rows:
             if row["epoch"] > self._seen:

@@ -50,6 +50,8 @@ def start_ray(
                 f"no Ray at RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if joining else "Ray did not start here"
             )
             raise JobError(f"{what}: {' '.join(str(error).split())}") from None
+    # Of every death, even one that is mended, Ray would tell standard output, where a command's result goes.
+    ray._private.worker._worker_logs_enabled = False
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
 """The bank's actors seen from a worker: calls to all of them, and what to do about one that does not answer."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,9 @@ class Shards:
 
 def start_shards(spec: BankSpec, timeout: float) -> Shards:
     """Start the actors, spread over the nodes of the cluster; they end with this process."""
+    folder = spec.run / "bank"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     kind = ray.remote(BankShard)
     actors = [
         kind.options(
