@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import ray
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.memory import ShardedMemory
 from ucdr_ray.cluster.shards import start_shards
+from ucdr_ray.errors import UserError
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -75,12 +77,14 @@ def unit_rows(rows, seed):
 
 
 def random_step(seed, rows):
-    """For each worker domains, slots and keys of some rows; slots may come twice."""
+    """For each worker domains, slots and keys of some rows; slots may come twice, or at both."""
     draw = torch.Generator().manual_seed(seed)
     parts = []
     for worker in range(WORKERS):
         domain = torch.randint(0, len(SIZES), (rows,), generator=draw).sort().values
         slot = (torch.rand(rows, generator=draw) * torch.tensor(SIZES)[domain]).long()
+        if seed % 3 == 0 and parts:
+            domain, slot = parts[0][:2]
         parts.append((domain, slot, unit_rows(rows, seed * WORKERS + worker)))
     return parts
 
@@ -142,7 +146,7 @@ events = st.one_of(
 
 @pytest.mark.parametrize("count", [1, 3])
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -168,6 +172,7 @@ def test_sharded_and_local_memory_give_the_same(
             local.push(*(torch.cat([part[i] for part in parts]) for i in range(3)))
             for rank, (domain, slot, _) in enumerate(parts):
                 assert same(found[rank], answers(local, domain, slot))
+            assert value[0] % 3 or same(*found)
         elif kind == "search":
             reports = together(lambda rank, wanted=value[0]: members[rank].rebuild(wanted))
             assert reports == [local.rebuild(*value)] * WORKERS
@@ -180,3 +185,86 @@ def test_sharded_and_local_memory_give_the_same(
             back = saved["sharded"], saved["version"]
             together(lambda rank, back=back: members[rank].load(folder, *back))
         assert {member.version for member in members} == {local.version}
+
+
+def sweep(seed):
+    """Every row once, half of each domain at each worker."""
+    halves = [[torch.arange(n)[rank::WORKERS] for n in SIZES] for rank in range(WORKERS)]
+    return [
+        (
+            torch.cat([torch.full_like(slots, index) for index, slots in enumerate(half)]),
+            torch.cat(half),
+            unit_rows(sum(map(len, half)), seed + rank),
+        )
+        for rank, half in enumerate(halves)
+    ]
+
+
+def push(together, members, local, parts):
+    together(lambda rank: members[rank].push(*parts[rank]))
+    local.push(*(torch.cat([part[i] for part in parts]) for i in range(3)))
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_shard_that_was_killed_comes_back(shards, together, tmp_path, copy):
+    """With copies, as it was; without, with the rows of the last checkpoint and those that came since."""
+    actors = shards(3, 0.0)
+    local = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    members = clients(actors, 65_536, copy)
+    together(lambda rank: members[rank].load(tmp_path, [], 0))
+    push(together, members, local, sweep(0))
+    wanted = Neighbourhood(4, 5, centre=True)
+    assert together(lambda rank: members[rank].rebuild(wanted)) == [local.rebuild(wanted)] * WORKERS
+    for index, actor in enumerate(actors.actors):
+        ray.kill(actor, no_restart=False)
+        step = random_step(index + 1, 6)
+        found = together(lambda rank, step=step: one_step(members[rank], *step[rank]))
+        local.push(*(torch.cat([part[i] for part in step]) for i in range(3)))
+        for rank, (domain, slot, _) in enumerate(step):
+            expected = answers(local, domain, slot)
+            # Neighbours are those of the search in any case.
+            assert all(
+                torch.equal(f.positive, e.positive) for f, e in zip(found[rank], expected, strict=True)
+            )
+            assert not copy or same(found[rank], expected)
+    if not copy:
+        push(together, members, local, sweep(7))
+    ray.kill(actors.actors[1], no_restart=False)
+    if not copy:
+        push(together, members, local, sweep(9))
+    assert together(lambda rank: members[rank].rebuild(wanted)) == [local.rebuild(wanted)] * WORKERS
+    step = random_step(99, 8)
+    found = together(lambda rank: one_step(members[rank], *step[rank]))
+    local.push(*(torch.cat([part[i] for part in step]) for i in range(3)))
+    for rank, (domain, slot, _) in enumerate(step):
+        assert same(found[rank], answers(local, domain, slot))
+
+
+def test_a_checkpoint_of_three_shards_loads_into_one_and_into_none(shards, together, tmp_path):
+    local = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    members = clients(shards(3, 0.0), 65_536, False)
+    together(lambda rank: members[rank].load(tmp_path, [], 0))
+    push(together, members, local, sweep(0))
+    parts = members[0].save(tmp_path)
+    assert len(parts) == 3
+    single = clients(shards(1, 0.0), 65_536, False)
+    together(lambda rank: single[rank].load(tmp_path, parts, 1))
+    alone = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    alone.load(tmp_path, parts, 1)
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(alone.banks, local.banks, strict=True))
+    step = random_step(5, 8)
+    found = together(lambda rank: one_step(single[rank], *step[rank]))
+    for memory in (local, alone):
+        memory.push(*(torch.cat([part[i] for part in step]) for i in range(3)))
+        for rank, (domain, slot, _) in enumerate(step):
+            assert same(found[rank], answers(memory, domain, slot))
+
+
+def test_a_damaged_part_is_named(shards, together, tmp_path):
+    members = clients(shards(3, 0.0), 65_536, False)
+    together(lambda rank: members[rank].load(tmp_path, [], 0))
+    parts = members[0].save(tmp_path)
+    (tmp_path / parts[1].file).write_bytes(b"")
+    alone = clients(shards(1, 0.0), 65_536, False)[0]
+    with pytest.raises(UserError, match="bank-00001-of-00003.safetensors is missing or its checksum differs"):
+        alone._shards.all("load", 1, str(tmp_path), [part.model_dump() for part in parts], 1)

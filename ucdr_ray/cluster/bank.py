@@ -173,9 +173,10 @@ class BankShard:
         await self._reached(version)
         return [self._shard.total(domain).numpy() for domain in range(len(self._spec.sizes))]
 
-    async def begin(self, search: int, wanted: Neighbourhood, totals: list[np.ndarray]) -> None:
+    async def begin(self, search: int, wanted: Neighbourhood, totals: list[np.ndarray]) -> str:
         self._report, self._search, self._steps = {}, -search, set()  # under way
         await self._work(search, self._shard.begin, wanted, [torch.from_numpy(total) for total in totals])
+        return self._life
 
     async def keys(self, search: int, domain: int, across: bool) -> np.ndarray:
         return (await self._work(search, self._shard.keys, domain, across)).numpy()

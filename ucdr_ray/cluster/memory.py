@@ -161,8 +161,10 @@ class ShardedMemory:
             return self._shards.get({report: shard})[report]
         for attempt in range(_TRIES):
             try:
+                lives = [self._lives[shard] for shard in range(len(self._shards))]
+                number = self._search + attempt
                 return search_neighbours(
-                    self._shards, self._names, wanted, self._attempt, self._search + attempt, self.version
+                    self._shards, self._names, wanted, self._attempt, number, self.version, lives
                 )
             except Forgotten:
                 for shard, life in enumerate(self._shards.all("ping")):

@@ -5,25 +5,36 @@ from typing import Any
 
 import numpy as np
 
+from ucdr_ray.cluster.bank import Forgotten
 from ucdr_ray.cluster.shards import Shards
 from ucdr_ray.neighbors.memory import Neighbourhood, sparsity
 from ucdr_ray.neighbors.search import pairs_once
 
 
 def search_neighbours(
-    shards: Shards, names: Sequence[str], wanted: Neighbourhood, attempt: int, search: int, version: int
+    shards: Shards,
+    names: Sequence[str],
+    wanted: Neighbourhood,
+    attempt: int,
+    search: int,
+    version: int,
+    lives: Sequence[str],
 ) -> dict[str, float]:
     """Search all neighbours anew, in the rows of `version`; the graphs then lie with the shards.
 
     Between shards move, for each pair of domains and each shard, the rows of all others (D floats) and the lists found
     for them (k codes), then every edge once (8 bytes).
 
+    Args:
+        lives: of the shards that hold the rows of `version`.
+
     Raises:
         Forgotten: a shard died meanwhile.
     """
     count, sizes = len(shards), shards.spec.sizes
     totals = [sum(parts) for parts in zip(*shards.all("total", version), strict=True)]
-    shards.all("begin", search, wanted, [np.asarray(total) for total in totals])
+    if shards.all("begin", search, wanted, [np.asarray(total) for total in totals]) != list(lives):
+        raise Forgotten
 
     domains = range(len(sizes))
     inside = [(a, a) for a in domains] if wanted.k_in is not None else []

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from ucdr_ray.cluster.bank import BankShard, BankSpec, Forgotten
-from ucdr_ray.errors import JobError
+from ucdr_ray.errors import JobError, UserError
 
 _PING_SECONDS = 10.0
 
@@ -40,6 +40,8 @@ class Shards:
         except Forgotten:
             raise
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
             raise JobError(
                 f"a shard of the memory bank failed: {type(error.cause).__name__}: {error.cause}"
             ) from error
