@@ -8,8 +8,8 @@ The compute is 0.1 s, what 128 images of ResNet-50 take on one large GPU, query 
 some hundred times that, and what the bank adds to a step is hidden the more.
 
 sharded_step_overhead: (sharded - local) / local, medians of whole steps. push_ms, query_ms: the bank's share of
-a worker's step in which it waits: announcing and pushing (with the exchange of keys, which the local one needs too), and
-asking for candidates.
+a worker's step in which it waits: announcing and pushing (with the exchange of keys, which the local one needs too),
+and asking for candidates.
 
 Example: python benchmarks/bank.py --json bank.json
 """

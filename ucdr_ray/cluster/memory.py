@@ -91,8 +91,11 @@ class ShardedMemory:
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
         domain, slot, key = self._world.exchange(domain, slot, key)
         # Before this push is sent: until all workers have their answers, a shard can't be two versions ahead.
-        self._answers, self._open = list(self._shards.get(self._open).values()), {}
-        self._settle()
+        asked, self._open, sent, self._sent = self._open, {}, self._sent, {}
+        said = self._shards.get(asked | sent)
+        self._answers = [said[query] for query in asked]
+        for reference, shard in sent.items():
+            self._meet(shard, said[reference])
         self.version += 1
         where, which, rows = domain.cpu(), slot.cpu(), key.cpu()
         for shard in range(self._world.rank, len(self._shards), self._world.size):

@@ -33,28 +33,31 @@ class Shards:
         Raises:
             Forgotten: a shard was started anew, and what it was asked to go on with is lost.
             JobError: a shard does not come back, or failed.
+            UserError: as what was called.
         """
-        self.wait(waiting)
         try:
-            return dict(zip(waiting, ray.get(list(waiting)), strict=True))
+            while True:
+                try:
+                    return dict(zip(waiting, ray.get(list(waiting), timeout=self.timeout), strict=True))
+                except ray.exceptions.GetTimeoutError:
+                    self._replace_hung(waiting)
         except Forgotten:
             raise
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
-            raise JobError(
-                f"a shard of the memory bank failed: {type(error.cause).__name__}: {error.cause}"
-            ) from error
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+            raise JobError(f"a shard of the memory bank failed: {reason}") from error
         except ray.exceptions.RayError as error:
             raise JobError(f"a shard of the memory bank is lost: {type(error).__name__}") from error
 
     def wait(self, waiting: dict[Any, int]) -> None:
-        """Wait for calls without fetching what they give; as `get`, but a failure shows only there."""
+        """Wait for calls without fetching what they give; a failure shows only where that is used."""
         left = list(waiting)
         while left:
             _, left = ray.wait(left, num_returns=len(left), timeout=self.timeout, fetch_local=False)
             if left:
-                self._replace_hung({waiting[reference] for reference in left})
+                self._replace_hung(waiting)
 
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """What every shard answers to the same call, in their order."""
@@ -63,11 +66,14 @@ class Shards:
         }
         return list(self.get(waiting).values())
 
-    def _replace_hung(self, suspects: set[int]) -> None:
-        pings = {self.actors[index].ping.remote(): index for index in suspects}
-        _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_PING_SECONDS)
-        for ping in silent:
-            ray.kill(self.actors[pings[ping]], no_restart=False)
+    def _replace_hung(self, waiting: dict[Any, int]) -> None:
+        """Kill the shards that owe an answer and don't even say that they live."""
+        _, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)
+        pings = {self.actors[shard].ping.remote(): shard for shard in {waiting[call] for call in late}}
+        if pings:
+            _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_PING_SECONDS)
+            for ping in silent:
+                ray.kill(self.actors[pings[ping]], no_restart=False)
 
 
 def start_shards(spec: BankSpec, timeout: float) -> Shards:
