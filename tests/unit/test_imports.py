@@ -14,7 +14,7 @@ LONGEST = 300
 
 # Where a package may be imported: a folder (ending in /) or a file, relative to the root.
 PLACES = {
-    "ray": ("ucdr_ray/cluster/", "serve/", "jobs/", "tune_spaces/"),
+    "ray": ("ucdr_ray/cluster/", "serve/", "jobs/", "tune_spaces/", "benchmarks/bank.py"),
     "mlflow": ("ucdr_ray/tracking.py",),
     "PIL": (
         "ucdr_ray/images.py",
