@@ -38,6 +38,9 @@ class Degrees:
         return cls(share, mean, int(degree.max()), tuple(histogram.tolist()))
 
 
+ByK = dict[int, Degrees]
+
+
 @dataclass(frozen=True)
 class Sparsity:
     """The neighbours in `other` of the rows of `domain`, by k; inside a domain the two are the same.
@@ -50,8 +53,8 @@ class Sparsity:
     domain: str
     other: str
     rows: int
-    mutual: dict[int, Degrees]
-    named: dict[int, Degrees]
+    mutual: ByK
+    named: ByK
 
 
 def sparsity(
@@ -78,12 +81,14 @@ def sparsity(
     made: dict[tuple[int, int], Sparsity] = {}
     for a, (name, rows) in enumerate(domains):
         there, _ = _lists(rows, None, max(ks), advance)
-        made[a, a] = Sparsity(name, name, len(rows), *_degrees(there, there, ks))
+        mutual, _ = _mutual(there, there, ks)
+        made[a, a] = Sparsity(name, name, len(rows), mutual, _named(there, len(rows), ks))
         for b in range(a + 1, len(domains)):
             other, keys = domains[b]
             there, back = _lists(shifted[a], shifted[b], max(ks), advance)
-            made[a, b] = Sparsity(name, other, len(rows), *_degrees(there, back, ks))
-            made[b, a] = Sparsity(other, name, len(keys), *_degrees(back, there, ks))
+            forward, backward = _mutual(there, back, ks)
+            made[a, b] = Sparsity(name, other, len(rows), forward, _named(back, len(rows), ks))
+            made[b, a] = Sparsity(other, name, len(keys), backward, _named(there, len(keys), ks))
     return [made[pair] for pair in sorted(made)]
 
 
@@ -125,14 +130,19 @@ def _blocks(vectors: Tensor, k: int) -> Iterator[tuple[Rows, Nearest]]:
         yield Rows.all(rows, first), Nearest(len(rows), k, vectors.device)
 
 
-def _degrees(there: Tensor, back: Tensor, ks: Sequence[int]) -> tuple[dict[int, Degrees], dict[int, Degrees]]:
-    """`mutual` and `named` of the N rows whose lists are `there` (N, K); `back` (M, K) are the others' lists."""
+def _mutual(there: Tensor, back: Tensor, ks: Sequence[int]) -> tuple[ByK, ByK]:
+    """Degrees in the mutual graph of the N rows whose lists are `there` (N, K), and of the M of `back` (M, K)."""
     n, m = len(there), len(back)
-    mutual, named = {}, {}
+    forward, backward = {}, {}
     for k in ks:
-        naming = flipped(pairs(back[:, :k], 0, n), n, m)
-        both = common(pairs(there[:, :k], 0, m), naming)
-        mutual[k], named[k] = (
-            Degrees.of(torch.bincount(found // m, minlength=n)) for found in (both, naming)
-        )
-    return mutual, named
+        both = common(pairs(there[:, :k], 0, m), flipped(pairs(back[:, :k], 0, n), n, m))
+        row = both // m
+        forward[k] = Degrees.of(torch.bincount(row, minlength=n))
+        backward[k] = Degrees.of(torch.bincount(both - row * m, minlength=m))
+    return forward, backward
+
+
+def _named(lists: Tensor, rows: int, ks: Sequence[int]) -> ByK:
+    """In how many of the lists each of the `rows` stands that they are of."""
+    cut = {k: lists[:, :k] for k in ks}
+    return {k: Degrees.of(torch.bincount(near[near >= 0], minlength=rows)) for k, near in cut.items()}
