@@ -56,10 +56,11 @@ def neighbors(
 ) -> None:
     """Show how sparse the mutual neighbours are, by k: which share of the images has any, and how many.
 
-    Two images are mutual neighbours if each is among the k nearest of the other in its domain. Staged alignment learns
-    across domains from nothing else: too small a k leaves images without any, too large a k pairs what is not alike.
-    Without the mutual filter every image has k neighbours, but some are named by nobody, and they can have no mutual
-    one. Exact, and without labels, for every ordered pair of domains and inside each.
+    Two images are mutual neighbours at k if each is among the k images of its own domain that are nearest to the
+    other. Staged alignment learns across domains from nothing else: too small a k leaves images without any, too
+    large a k pairs what is not alike. Without the mutual filter every image has k neighbours, but some images are
+    named by nobody, and can have no mutual one. For every ordered pair of domains and inside each; exact, and
+    without labels.
 
     Example: ucdr neighbors runs/pacs -k 1,5,10,20,50 --plot pacs.png
 

@@ -72,7 +72,7 @@ def sparsity(
         advance: told how many more of the `comparisons` are done.
 
     Cost grows as rows^2 * D. Memory, beside the rows: of one pair at a time the lists, 8 (k + 32) bytes a row for the
-    largest k, and while they are compared about five times 8 k bytes a row.
+    largest k, and about five times that while they are compared.
 
     Raises:
         ValueError: a vector is not finite.
