@@ -20,6 +20,7 @@ from ucdr_ray.commands import (
     evaluate,
     index,
     ingest,
+    neighbors,
     report,
     search,
     train,
@@ -38,6 +39,7 @@ _VERBS: dict[str, Any] = {
     "index": index.app,
     "search": search.search,
     "evaluate": evaluate.evaluate,
+    "neighbors": neighbors.neighbors,
     "report": report.report,
 }
 

@@ -24,6 +24,7 @@ VERBS = [
     "index",
     "search",
     "evaluate",
+    "neighbors",
     "report",
 ]
 HEAVY = {"torch", "ray", "mlflow", "faiss", "transformers", "pandas", "PIL", "matplotlib", "sklearn", "scipy"}

@@ -86,7 +86,7 @@ def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     if other.any():
         axes.scatter(points[other, 0], points[other, 1], s=7, color=_GREY, linewidths=0, label="others")
     size = 12 if (~other).sum() > 200 else 30  # few of a class, one emoji in each style, must not be lost
-    for name, colour in zip(names, _colours(len(names)), strict=True):
+    for name, colour in zip(names, colours_of(len(names)), strict=True):
         own = points[groups == name]
         axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, alpha=0.8, linewidths=0, label=name)
     axes.set_title(title, loc="left", fontsize=11)
@@ -95,7 +95,7 @@ def scatter(points: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     columns = 4 if max(map(len, names)) < 14 else 3
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.14), "ncols": columns}
     figure.legend(fontsize=8, frameon=False, markerscale=1.5, handletextpad=0.1, columnspacing=0.8, **place)
-    return _png(figure)
+    return png_of(figure)
 
 
 def curves(epochs: Sequence[Mapping[str, Any]], prefix: str, title: str, share: bool) -> bytes | None:
@@ -113,7 +113,7 @@ def curves(epochs: Sequence[Mapping[str, Any]], prefix: str, title: str, share: 
     _stages(axes, epochs)
     # Many pairs are told apart by the domain that asks; a line each is drawn, a name each is not.
     groups = [_label(name).partition(" → ")[0] if len(names) > _LINES else _label(name) for name in names]
-    colours = dict(zip(dict.fromkeys(groups), _colours(len(set(groups))), strict=True))
+    colours = dict(zip(dict.fromkeys(groups), colours_of(len(set(groups))), strict=True))
     for name, group in zip(names, groups, strict=True):
         rows = [row for row in epochs if row.get(name) is not None]
         values = [(100 if share else 1) * row[name] for row in rows]
@@ -128,7 +128,7 @@ def curves(epochs: Sequence[Mapping[str, Any]], prefix: str, title: str, share: 
     axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], color=colour, lw=2) for colour in colours.values()]
     figure.legend(handles, list(colours), loc="outside right center", fontsize=8, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _stages(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
@@ -148,12 +148,14 @@ def _label(name: str) -> str:
     return name.removeprefix("share/").replace("loss_", "L_").replace("->", " → ")
 
 
-def _colours(count: int) -> list[Any]:
+def colours_of(count: int) -> list[Any]:
+    """As many colours, to be told apart."""
     palette = matplotlib.colormaps["tab10" if count <= 10 else "turbo"]
     return [palette(i) if count <= 10 else palette(i / (count - 1)) for i in range(count)]
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140)
     return buffer.getvalue()
