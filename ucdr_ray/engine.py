@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ucdr_ray.augment import augment
 from ucdr_ray.checkpoint import bank_parts, checkpoints, load_checkpoint, save_checkpoint
-from ucdr_ray.config import RunConfig, TrainConfig, config_fingerprint
+from ucdr_ray.config import RunConfig, config_fingerprint
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, Images
 from ucdr_ray.methods.alignment import Alignment
@@ -20,6 +20,7 @@ from ucdr_ray.methods.base import Batch, Stage
 from ucdr_ray.models.backbone import build_backbone
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import LocalMemory, Memory, Neighbourhood
+from ucdr_ray.settings import TrainConfig
 from ucdr_ray.world import World
 
 Metrics = dict[str, float | int | str]
@@ -88,6 +89,7 @@ class Trainer:
         make_memory: MakeMemory = local_memory,
     ) -> None:
         self.config, self.feed, self.world = config, feed, World()
+        self.names = [name for name, _ in domains]
         self.device = pick_device(config.train)
         encoder = build_encoder(config, backbone_at).to(self.device)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
@@ -246,6 +248,7 @@ class Trainer:
             tensors["rng"] = torch.get_rng_state()
             values = {
                 "epoch": self.epoch,
+                "domains": self.names,
                 "config": config_fingerprint(self.config),
                 "bank_version": self.memory.version,
             }

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ucdr_ray.augment import augment
-from ucdr_ray.config import AugmentConfig
+from ucdr_ray.settings import AugmentConfig
 
 NOTHING = {"crop_min": 1, "jitter_p": 0, "grey_p": 0, "blur_p": 0, "flip_p": 0}
 

@@ -10,9 +10,9 @@ import ray
 import ray.data
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.config import DataConfig
 from ucdr_ray.decoded import Chunks, Span, decode, spans
 from ucdr_ray.errors import UserError
+from ucdr_ray.settings import DataConfig
 
 _SHARE_OF_STORE = 0.6  # a store any fuller spills to disk: Ray Data's blocks in passing need room too
 

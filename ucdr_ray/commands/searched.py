@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ucdr_ray.catalog import Catalog
-from ucdr_ray.checkpoint import checkpoints, load_checkpoint
-from ucdr_ray.config import RunConfig, load_config
+from ucdr_ray.checkpoint import bank_parts, checkpoints, read_values
+from ucdr_ray.config import load_config
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import UserError
+from ucdr_ray.neighbors.parts import BankPart, read_banks
 from ucdr_ray.run import Run
 
 
@@ -53,12 +53,14 @@ def searched(source: Path, wanted: list[str] | None) -> Searched:
 
 
 def _of_run(run: Run, wanted: list[str] | None) -> Searched:
-    trained = _trained_domains(run, config := load_config(run.path / "config.yaml"))
-    names = _chosen(trained, wanted, run.path)
+    run.read()  # refuses what is no run
+    config = load_config(run.path / "config.yaml")
     found = checkpoints(run.checkpoints)
     if not found:
         raise UserError(f"the run at {run.path} has no checkpoint yet, and so no bank to search in")
-    banks = dict(zip(trained, bank_keys(found[-1], len(trained)), strict=True))
+    values = read_values(found[-1])
+    names = _chosen(values["domains"], wanted, run.path)
+    banks = dict(zip(values["domains"], bank_keys(found[-1], bank_parts(values)), strict=True))
     for name in names:
         if not len(banks[name]) or not bool(banks[name].isfinite().all()):
             raise UserError(f"checkpoint {found[-1]}: the bank of {name!r} is empty or not finite")
@@ -67,30 +69,9 @@ def _of_run(run: Run, wanted: list[str] | None) -> Searched:
     return Searched(keys, found[-1].name, method.centre, method.k_in, method.k_cross)
 
 
-def bank_keys(checkpoint: Path, domains: int) -> list[Tensor]:
+def bank_keys(checkpoint: Path, parts: list[BankPart]) -> list[Tensor]:
     """The rows (N, D) of each domain's bank in a checkpoint, without those that no key has come for yet."""
-    tensors, _ = load_checkpoint(checkpoint)
-    banks = [
-        tuple(tensors[f"memory.bank.{index}.{name}"] for name in ("keys", "filled"))
-        for index in range(domains)
-    ]
-    return [keys[filled].float() for keys, filled in banks]
-
-
-def _trained_domains(run: Run, config: RunConfig) -> list[str]:
-    """Names in the order of the banks."""
-    if config.data.domains:
-        return config.data.domains
-    values = run.read()
-    path = Path(values["catalog"])
-    if not path.exists():
-        raise UserError(
-            f"the catalog that {run.path} was trained on, which names its domains, is not at {path}"
-        )
-    catalog = Catalog.open(path, verify=False)
-    if catalog.fingerprint != values["catalog_fingerprint"]:
-        raise UserError(f"{path} is not what it was when {run.path} was trained on it")
-    return [domain.name for domain in catalog.domains]
+    return [bank.keys[bank.filled] for bank in read_banks(checkpoint, parts)]
 
 
 def _chosen(there: list[str], wanted: list[str] | None, source: Path) -> list[str]:

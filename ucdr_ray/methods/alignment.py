@@ -8,11 +8,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ucdr_ray.config import AlignmentConfig
 from ucdr_ray.losses.infonce import info_nce
 from ucdr_ray.methods.base import Batch, Losses, Stage, row_sum
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import Memory
+from ucdr_ray.settings import AlignmentConfig
 
 
 class Alignment:

@@ -15,7 +15,17 @@ def exact_sum(keys: Tensor) -> Tensor:
     return total
 
 
-def centred(keys: Tensor, total: Tensor, rows: int) -> Tensor:
-    """Rows without the mean of their domain, of unit length. `total` is the `exact_sum` of all its `rows`."""
+def centred(keys: Tensor, total: Tensor | None = None, rows: int | None = None) -> Tensor:
+    """Rows without the mean of their domain, of unit length.
+
+    A domain of a single row is its own mean, of which nothing would be left: it stays.
+
+    Args:
+        keys: (n, D) unit rows.
+        total, rows: the `exact_sum` and the number of all the domain's rows, where `keys` are only some of them.
+    """
+    total, rows = exact_sum(keys) if total is None else total, rows or len(keys)
+    if rows <= 1:
+        return keys
     mean = (total.double() / (_FRACTION * rows)).float()
     return torch.nn.functional.normalize(keys - mean, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.candidates import Candidates, assemble, negatives
-from ucdr_ray.neighbors.centre import centred, exact_sum
+from ucdr_ray.neighbors.centre import centred
 from ucdr_ray.neighbors.mutual import Graph, neighbour_graphs
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
 
@@ -137,9 +137,7 @@ class LocalMemory:
         report: dict[str, float] = {}
         self.graphs = {}
         keys = [bank.keys for bank in self.banks]
-        across = [
-            centred(key, exact_sum(key), len(key)) if wanted.centre and len(key) > 1 else key for key in keys
-        ]
+        across = [centred(key) if wanted.centre else key for key in keys]
         for a in range(len(keys)):
             if wanted.k_in is not None:
                 self.graphs[a, a] = neighbour_graphs(keys[a], None, wanted.k_in, wanted.mutual)[0]

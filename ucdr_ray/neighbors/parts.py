@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -67,3 +67,23 @@ def read_parts(
                     missing[index] -= stop - first
     if any(missing):
         raise UserError(f"checkpoint {folder} is damaged: {sum(missing)} rows of the memory bank are missing")
+
+
+def read_banks(folder: Path, parts: Sequence[BankPart]) -> list[Bank]:
+    """All banks of a checkpoint, each whole.
+
+    Raises:
+        UserError: as `read_parts`.
+    """
+    spans = [
+        (0, max(stop for _, stop in of_domain))
+        for of_domain in zip(*(part.spans for part in parts), strict=True)
+    ]
+    try:
+        with safe_open(folder / parts[0].file, "pt") as tensors:
+            dim = tensors.get_slice("keys.0").get_shape()[1]
+    except (OSError, SafetensorError):
+        dim = 0  # which part is damaged, the checksums say
+    banks = [Bank(rows, dim) for _, rows in spans]
+    read_parts(folder, parts, banks, spans)
+    return banks

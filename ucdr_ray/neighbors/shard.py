@@ -90,8 +90,8 @@ class Shard:
         """Forget all graphs, and make ready for a search. `totals`: the domains' `exact_sum` over all shards."""
         self.graphs, self._lists, self._across = {}, {}, []
         for a, bank in enumerate(self.banks):
-            shifted = wanted.centre and self.sizes[a] > 1
-            self._across.append(centred(bank.keys, totals[a], self.sizes[a]) if shifted else bank.keys)
+            keys = bank.keys
+            self._across.append(centred(keys, totals[a], self.sizes[a]) if wanted.centre else keys)
             if wanted.k_in is not None:
                 self._lists[a, a] = Nearest(len(bank.keys), wanted.k_in)
             if wanted.k_cross is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ucdr_ray.neighbors.centre import centred
 from ucdr_ray.neighbors.mutual import common, flipped, pairs
 from ucdr_ray.neighbors.nearest import Nearest, slots_of
 from ucdr_ray.neighbors.search import Rows, search, side
@@ -95,11 +96,6 @@ def sparsity(
 def comparisons(sizes: Sequence[int]) -> int:
     """What `sparsity` compares in domains of these sizes: every row with every row."""
     return sum(sizes) ** 2
-
-
-def centred(rows: Tensor) -> Tensor:
-    """Unit rows (N, D) around their mean. A single row is its own mean: nothing would be left of it, so it stays."""
-    return torch.nn.functional.normalize(rows - rows.mean(0), dim=1) if len(rows) > 1 else rows
 
 
 def _lists(a: Tensor, b: Tensor | None, k: int, advance: Advance) -> tuple[Tensor, Tensor]:
