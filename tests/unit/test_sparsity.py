@@ -14,7 +14,7 @@ from ucdr_ray.evaluation.sparsity_plot import sparsity_plot
 from ucdr_ray.images import decode
 from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors import sparsity as module
-from ucdr_ray.neighbors.memory import LocalMemory
+from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.sparsity import BINS, comparisons, sparsity
 
@@ -116,7 +116,7 @@ def test_it_tells_what_a_trainings_memory_finds(centre):
     memory = LocalMemory(list(sizes.items()), 24)
     for index, rows in enumerate(sizes.values()):
         memory.push(torch.full((rows,), index), torch.arange(rows), unit_rows(rows, index))
-    report = memory.rebuild(4, 9, mutual=True, centre=centre)
+    report = memory.rebuild(Neighbourhood(4, 9, centre=centre))
     banks = [(name, bank.keys) for name, bank in zip(memory.names, memory.banks)]
     for pair in sparsity(banks, [4, 9], centre):
         degrees = pair.mutual[4 if pair.domain == pair.other else 9]
