@@ -7,6 +7,8 @@ the shards send rows as well: a sample of each bank, the queries' neighbours and
 
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,32 @@ from ucdr_ray.neighbors.parts import BankPart, read_parts, span
 from ucdr_ray.world import World
 
 _TRIES = 64  # searches of one rebuild that may be begun anew because a shard died
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that shards sent of a domain: ascending slots (n,), a bank of n, and the version (n,) each row is of."""
+
+    slots: Tensor
+    bank: Bank
+    version: Tensor
+
+    def renew(self, slot: Tensor, key: Tensor, version: int) -> None:
+        """Bring them up to `version` by its keys; a shard that had that push already is left alone."""
+        if len(self.slots) and len(slot):
+            place = torch.searchsorted(self.slots, slot).clamp(max=len(self.slots) - 1)
+            new = (self.slots[place] == slot) & (self.version[place] != version)
+            device = key.device
+            self.bank.push(place[new].to(device), key[new.to(device)])
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a step knows of the shards: of each domain the sampled slots (None: all), answers, and rows of a domain."""
+
+    samples: list[Tensor | None]
+    answers: list[Answer]
+    rows: list[_Rows]
 
 
 class ShardedMemory:
@@ -54,98 +82,104 @@ class ShardedMemory:
         self._copy = [self._bank(rows) for rows in self._spec.sizes] if copy else None
         self.version, self._attempt, self._search = 0, 0, 0
         self._lives: dict[int, str] = {}
-        self._sent: dict[Any, int] = {}  # pushes not yet confirmed
-        self._open: dict[Any, int] = {}  # queries not yet answered
+        # Calls to actors take milliseconds to send: that, too, is done while the step computes.
+        self._aside = ThreadPoolExecutor(1, "bank")
+        self._open: Future[_Said] | None = None  # the step's question
+        self._sent: Future[dict[Any, int]] | None = None  # the last push
         self._asked: dict[int, Tensor] = {}
-        self._samples: list[Tensor | None] = []
-        self._answers: list[Answer] = []
-        self._rows: list[
-            tuple[Tensor, Bank]
-        ] = []  # of each domain what the shards sent: slots and their rows
+        self._said = _Said([], [], [])
 
     def _bank(self, rows: int) -> Bank:
         return Bank(rows, self._spec.dim, self._spec.momentum, self._device)
 
     def expect(self, domain: Tensor, slot: Tensor) -> None:
-        domain, slot, sizes = domain.cpu(), slot.cpu(), self._spec.sizes
+        domain, slot = domain.cpu(), slot.cpu()
         self._asked = {int(index): slot[domain == index] for index in domain.unique()}
-        asked = {index: slots.numpy() for index, slots in self._asked.items()}
-        self._samples = [
-            negatives(rows, self._most, self._seed, self.version + 1, index)
-            for index, rows in enumerate(sizes)
+        self._open = self._aside.submit(self._ask, self._asked, self.version + 1)
+
+    def _ask(self, slots: dict[int, Tensor], version: int) -> "_Said":
+        """What the shards say to the queries of the step that makes `version`."""
+        self._settle()
+        samples = [
+            negatives(rows, self._most, self._seed, version, index)
+            for index, rows in enumerate(self._spec.sizes)
         ]
         if self._copy is not None and self._search == 0:
-            return  # nothing that the shards could add
-        for shard, actor in enumerate(self._shards.actors):
-            sample = None if self._copy is not None else self._part_of_samples(shard)
-            query = actor.query.remote(self._attempt, self.version + 1, self._search, asked, sample)
-            self._open[query] = shard
+            return _Said(samples, [], [])  # nothing that the shards could add
+        asked = {index: queries.numpy() for index, queries in slots.items()}
+        calls = {
+            actor.query.remote(
+                self._attempt,
+                version,
+                self._search,
+                asked,
+                None if self._copy is not None else self._part_of(samples, shard),
+            ): shard
+            for shard, actor in enumerate(self._shards.actors)
+        }
+        answers = list(self._shards.get(calls).values())
+        rows = [] if self._copy is not None else [self._joined(d, answers) for d in range(len(samples))]
+        return _Said(samples, answers, rows)
 
-    def _part_of_samples(self, shard: int) -> dict[int, np.ndarray | None]:
+    def _part_of(self, samples: list[Tensor | None], shard: int) -> dict[int, np.ndarray | None]:
         parts: dict[int, np.ndarray | None] = {}
-        for index, sample in enumerate(self._samples):
+        for index, sample in enumerate(samples):
             first, stop = span(self._spec.sizes[index], shard, self._spec.count)
             parts[index] = None if sample is None else sample[(sample >= first) & (sample < stop)].numpy()
         return parts
 
-    def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
-        domain, slot, key = self._world.exchange(domain, slot, key)
-        # Before this push is sent: until all workers have their answers, a shard can't be two versions ahead.
-        asked, self._open, sent, self._sent = self._open, {}, self._sent, {}
-        said = self._shards.get(asked | sent)
-        self._answers = [said[query] for query in asked]
-        for reference, shard in sent.items():
-            self._meet(shard, said[reference])
-        self.version += 1
-        where, which, rows = domain.cpu(), slot.cpu(), key.cpu()
-        for shard in range(self._world.rank, len(self._shards), self._world.size):
-            spans = torch.tensor([span(n, shard, self._spec.count) for n in self._spec.sizes])
-            mine = (which >= spans[where, 0]) & (which < spans[where, 1])
-            message = (where[mine].numpy(), which[mine].numpy(), rows[mine].numpy())
-            sent = self._shards.actors[shard].push.remote(self._attempt, self.version, *message)
-            self._sent[sent] = shard
-        if self._copy is not None:
-            for index, bank in enumerate(self._copy):
-                bank.push(slot[domain == index], key[domain == index])
-        elif self._answers:
-            self._rows = [
-                self._fresh_rows(index, which[where == index], key[domain == index])
-                for index in range(len(self._spec.sizes))
-            ]
-
-    def _fresh_rows(self, domain: int, slot: Tensor, key: Tensor) -> tuple[Tensor, Bank]:
-        """The rows that the shards sent of a domain, with this version's keys: ascending slots (n,), a bank of n."""
-        parts = [answer.rows[domain] for answer in self._answers]
+    def _joined(self, domain: int, answers: list[Answer]) -> "_Rows":
+        parts = [answer.rows[domain] for answer in answers]
         slots, keys, filled = (
             torch.from_numpy(np.concatenate([part[field] for part in parts])) for field in range(3)
         )
-        behind = torch.cat([
-            torch.full((len(part[0]),), answer.version != self.version)
-            for part, answer in zip(parts, self._answers, strict=True)
-        ])  # fmt: skip
-        bank = self._bank(len(slots))
-        bank.keys.copy_(keys)
-        bank.filled.copy_(filled)
-        if len(slots):
-            place = torch.searchsorted(slots, slot).clamp(max=len(slots) - 1)
-            new = (slots[place] == slot) & behind[place]
-            bank.push(place[new].to(self._device), key[new.to(key.device)])
-        return slots, bank
+        versions = [-1 if answer.version is None else answer.version for answer in answers]
+        version = torch.tensor(versions).repeat_interleave(torch.tensor([len(part[0]) for part in parts]))
+        bank = self._bank(0)
+        bank.keys, bank.filled = keys.to(self._device), filled.to(self._device)
+        return _Rows(slots, bank, version)
+
+    def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
+        domain, slot, key = self._world.exchange(domain, slot, key)
+        # Before this push is sent: until all workers have their answers, a shard can't be two versions ahead.
+        if self._open is not None:
+            self._said, self._open = self._open.result(), None
+        else:
+            self._settle()
+        self.version += 1
+        where, which = domain.cpu(), slot.cpu()
+        self._sent = self._aside.submit(self._send, where, which, key.cpu(), self.version)
+        if self._copy is not None:
+            for index, bank in enumerate(self._copy):
+                bank.push(slot[domain == index], key[domain == index])
+        for index, rows in enumerate(self._said.rows):
+            rows.renew(which[where == index], key[domain == index], self.version)
+
+    def _send(self, domain: Tensor, slot: Tensor, key: Tensor, version: int) -> dict[Any, int]:
+        """One message to each shard whose turn is this worker's."""
+        sent = {}
+        for shard in range(self._world.rank, len(self._shards), self._world.size):
+            spans = torch.tensor([span(n, shard, self._spec.count) for n in self._spec.sizes])
+            mine = (slot >= spans[domain, 0]) & (slot < spans[domain, 1])
+            message = (domain[mine].numpy(), slot[mine].numpy(), key[mine].numpy())
+            sent[self._shards.actors[shard].push.remote(self._attempt, version, *message)] = shard
+        return sent
 
     def candidates(self, domain: int, slot: Tensor, other: int) -> Candidates:
         slot = slot.cpu()
         if not torch.equal(slot, self._asked.get(domain, slot[:0])):
             raise ValueError(f"candidates of domain {domain} for other rows than were expected")
-        found = [answer.edges[domain, other] for answer in self._answers if (domain, other) in answer.edges]
+        answers = self._said.answers
+        found = [answer.edges[domain, other] for answer in answers if (domain, other) in answer.edges]
         query, neighbour = (
             torch.from_numpy(np.concatenate([edges[side] for edges in found] or [np.zeros(0, np.int64)]))
             for side in (0, 1)
         )
-        sample = self._samples[other]
+        sample = self._said.samples[other]
         if self._copy is not None:
             held, bank = None, self._copy[other]
         else:
-            held, bank = self._rows[other]
+            held, bank = self._said.rows[other].slots, self._said.rows[other].bank
         if sample is None:
             column, keys = torch.arange(self._spec.sizes[other]), bank.keys
         else:
@@ -157,7 +191,7 @@ class ShardedMemory:
     def rebuild(self, wanted: Neighbourhood) -> dict[str, float]:
         self._settle()
         self._search += _TRIES
-        self._answers, self._asked = [], {}
+        self._said, self._asked = _Said([], [], []), {}
         if self._world.rank > 0:
             shard = self._world.rank % len(self._shards)
             report = self._shards.actors[shard].report.remote(self._attempt, self._search)
@@ -187,7 +221,7 @@ class ShardedMemory:
         attempt = torch.tensor([uuid.uuid4().int >> 66], device=self._device)
         self._world.copy_first([attempt])
         self._attempt, self.version, self._search = int(attempt), version, 0
-        self._sent, self._open, self._answers, self._lives = {}, {}, [], {}
+        self._sent, self._open, self._said, self._lives = None, None, _Said([], [], []), {}
         if self._world.rank == 0:
             values = [part.model_dump() for part in parts]
             lives = self._shards.all("load", self._attempt, str(folder.resolve()), values, version)
@@ -199,10 +233,11 @@ class ShardedMemory:
         self._world.barrier()
 
     def _settle(self) -> None:
-        """Make sure of the pushes that were sent."""
-        sent, self._sent = self._sent, {}
-        for reference, life in self._shards.get(sent).items():
-            self._meet(sent[reference], life)
+        """Make sure of the last push."""
+        if self._sent is not None:
+            sent, self._sent = self._sent.result(), None
+            for reference, life in self._shards.get(sent).items():
+                self._meet(sent[reference], life)
 
     def _meet(self, shard: int, life: str) -> bool:
         """Take note of a shard's life; if it is a new one and there is a copy, give it back its rows, and say so."""
