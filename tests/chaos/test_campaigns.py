@@ -1,5 +1,6 @@
 """The long form of the fault tests: 20 kills of each job, 1,000 mutants of an image and of an index."""
 
+import json
 import os
 import random
 import shutil
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.chaos.test_bank_kill import shards
 from tests.chaos.test_training_kill import SETTINGS, Training
 from tests.pictures import noise
 from tests.tiny import make_catalog, make_embeddings
 from tests.training import tensors, train_alone
 from ucdr_ray.embeddings import Embeddings
+from ucdr_ray.engine import Metrics
 from ucdr_ray.errors import UserError
 from ucdr_ray.images import Reject, decode
 from ucdr_ray.index.build import build
@@ -100,6 +103,41 @@ def test_a_training_survives_twenty_kills(tmp_path: Path, tell: Callable[..., No
     undisturbed = train_alone(catalog, tmp_path / "alone", SETTINGS)
     assert all(torch.equal(value, undisturbed[name]) for name, value in tensors(run).items())
     tell("kills of a training", tried=KILLS, recovered=KILLS)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_training_survives_twenty_kills_of_its_bank(
+    tmp_path: Path, copies: bool, tell: Callable[..., None]
+) -> None:
+    """With copies it ends where it would have ended; without, within the spread of undisturbed seeds."""
+    catalog, run = make_catalog(tmp_path / "catalog", {"photo": 50, "sketch": 41}), tmp_path / "run"
+    limits = ["train.workers=2", "bank.shards=2", f"bank.copy_limit_gb={4 if copies else 0}"]
+    training = Training(catalog.path, run, *(word for s in limits for word in ("--set", s)))
+    chance = random.Random(0)
+    for kill in range(KILLS):
+        training.until(2 + 2 * kill)
+        time.sleep(chance.uniform(0, 0.5))
+        alive = shards(training)
+        if alive:  # one may not be back yet
+            os.kill(chance.choice(alive), signal.SIGKILL)
+    said = training.end()
+    assert training.process.returncode == 0, said
+    losses = []
+    for seed in range(3):
+        alone = tmp_path / f"alone-{seed}"
+        rows: list[Metrics] = []
+        undisturbed = train_alone(
+            catalog, alone, [*SETTINGS, f"train.seed={seed}"], lambda row, _, rows=rows: rows.append(row)
+        )
+        losses.append(float(rows[-1]["loss"]))
+        if copies and seed == 0:
+            for name, value in tensors(run).items():
+                torch.testing.assert_close(value, undisturbed[name], rtol=1e-2, atol=1e-3)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    spread = max(losses) - min(losses)
+    assert min(losses) - spread <= last <= max(losses) + spread, (last, losses)
+    replaced = said.count("of the memory bank was lost and is replaced")
+    tell(f"kills of a bank shard, {'with' if copies else 'without'} copies", tried=KILLS, replaced=replaced)
 
 
 def epochs(run: Path) -> int:
