@@ -74,12 +74,23 @@ def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -
     there = Nearest(len(a), k, a.device)
     back = there if b is None else Nearest(len(b), k, b.device)
     search(Rows.all(a), there, None if b is None else Rows.all(b), None if b is None else back)
-    rows, columns = len(a), len(a if b is None else b)
-    forward = pairs(slots_of(there.codes()), 0, columns)
-    backward = forward if b is None else pairs(slots_of(back.codes()), 0, rows)
+    return graphs(there.codes(), None if b is None else back.codes(), mutual)
+
+
+def graphs(there: Tensor, back: Tensor | None, mutual: bool = True) -> tuple[Graph, Graph]:
+    """The graphs of both directions from the rows' lists, exact or not.
+
+    Args:
+        there: (N, k) codes of the rows' neighbours.
+        back: (M, k) codes of the neighbours' neighbours; None: they are the same rows.
+        mutual: keep only pairs that name each other.
+    """
+    rows, columns = len(there), len(there if back is None else back)
+    forward = pairs(slots_of(there), 0, columns)
+    backward = forward if back is None else pairs(slots_of(back), 0, rows)
     if mutual:
         forward = common(forward, flipped(backward, rows, columns))
-        backward = forward if b is None else ascending(flipped(forward, columns, rows))
+        backward = forward if back is None else ascending(flipped(forward, columns, rows))
     return Graph.of(ascending(forward), rows, columns), Graph.of(ascending(backward), columns, rows)
 
 
