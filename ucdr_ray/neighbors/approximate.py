@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.clusters import Clusters, Sample, near

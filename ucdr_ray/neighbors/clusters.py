@@ -1,7 +1,7 @@
 """The clusters of a domain, and which clusters of two domains have neighbours in each other.
 
-Both are learnt from samples of rows: half of a sample makes the clusters, the other half says how far to look. Samples of
-all the shards of a domain, joined, do as well as one of the whole.
+Both are learnt from samples of rows: one part of a sample makes the clusters, the other says how far to look. Samples
+of all the shards of a domain, joined, do as well as one of the whole.
 """
 
 from dataclasses import dataclass
@@ -109,8 +109,8 @@ def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int)
 
     Rows of the samples vote for the clusters of the other side that are nearest to them, the nearest one with 1, the
     next with 1/2, 1/3 and so on. Pairs of clusters are taken in the order of the votes, by share of the cluster's rows,
-    until they hold `COVERED` of the mutual neighbours among the held rows, which are searched exactly. There k is smaller
-    in the proportion of held rows to all, so that neighbours lie as far off as they do among all rows.
+    until they hold `COVERED` of the mutual neighbours among the held rows, which are searched exactly. There k is
+    smaller in the proportion of held rows to all, so that neighbours lie as far off as they do among all rows.
 
     Args:
         other: of `b`; None where `a` and `b` are the same: neighbours inside a domain.

@@ -1,7 +1,7 @@
 """Approximate search: exact search that leaves out pairs of clusters in which neighbours are hardly ever found.
 
-What is searched is computed as in exact search, in large products and to the same bits, so that with no pair of clusters
-left out the lists are the exact ones.
+What is searched is computed as in exact search, in large products and to the same bits, so that with no pair of
+clusters left out the lists are the exact ones.
 """
 
 from dataclasses import dataclass
