@@ -78,16 +78,9 @@ class Source:
         if self.real:
             noise = torch.randn(count, self.base.shape[1], generator=draw) * self.noise[which]
             return normalize(self.base[which] + noise / self.base.shape[1] ** 0.5, dim=1)
-        inside = torch.randn(count, 1, 12, generator=draw)
-        return normalize(
-            torch.cat(
-                [
-                    self.base[part] + (weight @ self.spread[part])[:, 0]
-                    for part, weight in zip(which.split(10_000), inside.split(10_000), strict=True)
-                ]
-            ),
-            dim=1,
-        )
+        weights = torch.randn(count, 1, 12, generator=draw).split(10_000)
+        parts = zip(which.split(10_000), weights, strict=True)
+        return normalize(torch.cat([self.base[p] + (w @ self.spread[p])[:, 0] for p, w in parts]), dim=1)
 
 
 def read(path: Path) -> np.ndarray:
@@ -95,7 +88,7 @@ def read(path: Path) -> np.ndarray:
     if path.is_dir():
         opened = Embeddings.open(path)
         return np.concatenate([opened.vectors(domain.name) for domain in opened.domains])
-    return np.load(path, allow_pickle=False).astype(np.float32)
+    return np.load(path).astype(np.float32)
 
 
 def products(rows: Tensor, whole: bool) -> None:
@@ -150,9 +143,9 @@ def agreement(exact: Graph, graph: Graph) -> tuple[float, float]:
     return both / max(len(truth), 1), both / max(len(ours), 1)
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
+def timed(work: Callable[..., T], *arguments: object) -> tuple[float, T]:
     start = time.perf_counter()
-    found = work()
+    found = work(*arguments)
     return time.perf_counter() - start, found
 
 
@@ -207,9 +200,9 @@ def growth(source: Source, sizes: list[int], repeats: int) -> dict[str, float]:
         x = source.rows(rows)
         seconds: dict[str, list[float]] = {"exact": [], "approx": []}
         for _ in range(repeats):
-            taken, (exact, _) = timed(lambda x=x: neighbour_graphs(x, None, K))
+            taken, (exact, _) = timed(neighbour_graphs, x, None, K)
             seconds["exact"].append(taken)
-            taken, (ours, _, quality) = timed(lambda x=x: approximate_graphs(x, None, K))
+            taken, (ours, _, quality) = timed(approximate_graphs, x, None, K)
             seconds["approx"].append(taken)
         found |= {f"{way}_seconds_{rows}": statistics.median(times) for way, times in seconds.items()}
         recall, precision = agreement(exact, ours)
@@ -232,17 +225,16 @@ def against_faiss(x: Tensor, exact: Graph, recall: float) -> dict[str, float]:
     for lists in (int(2 * len(x) ** 0.5), int(4 * len(x) ** 0.5)):
         ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, lists, faiss.METRIC_INNER_PRODUCT)
         ivf.cp.min_points_per_centroid = 1
-        built, _ = timed(lambda ivf=ivf: (ivf.train(x.numpy()), ivf.add(x.numpy())))
+        built = timed(ivf.train, x.numpy())[0] + timed(ivf.add, x.numpy())[0]
         ivf.nprobe = probes(ivf, x, exact, recall)
-        taken, graph = timed(lambda ivf=ivf: faiss_graph(ivf, x))
+        taken, graph = timed(faiss_graph, ivf, x)
         found |= {f"ivf{lists}_seconds": built + taken, f"ivf{lists}_nprobe": float(ivf.nprobe)}
         found[f"ivf{lists}_recall"] = agreement(exact, graph)[0]
-    hnsw = faiss.IndexHNSWFlat(DIM, 32, faiss.METRIC_INNER_PRODUCT)
-    hnsw.hnsw.efConstruction = 100
-    built, _ = timed(lambda: hnsw.add(x.numpy()))
+    hnsw = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
+    built, _ = timed(hnsw.add, x.numpy())
     for beam in (64, 128, 256):
         hnsw.hnsw.efSearch = beam
-        taken, graph = timed(lambda: faiss_graph(hnsw, x))
+        taken, graph = timed(faiss_graph, hnsw, x)
         found |= {"hnsw_seconds": built + taken, "hnsw_build_seconds": built, "hnsw_beam": float(beam)}
         found["hnsw_recall"] = agreement(exact, graph)[0]
         if found["hnsw_recall"] >= recall:
@@ -282,19 +274,13 @@ def main() -> None:
     }
 
     table = Table(title=f"mutual {K}-NN inside one set, x {DIM}, {found['threads']} threads; seconds")
-    columns = ("rows", "exact", "approx", "speed-up", "compared", "recall", "measured", "precision")
-    for heading in columns:
+    for heading in ("rows", "exact", "approx", "speed-up", "compared", "recall", "measured", "precision"):
         table.add_column(heading, justify="right")
     for size in sizes:
         exact, approx = found[f"exact_seconds_{size}"], found[f"approx_seconds_{size}"]
         shares = (found[f"{name}_{size}"] for name in ("compared", "recall", "estimate", "precision"))
-        table.add_row(
-            f"{size:,}",
-            f"{exact:.2f}",
-            f"{approx:.2f}",
-            f"{exact / approx:.2f}",
-            *(f"{share:.4f}" for share in shares),
-        )
+        seconds = (f"{value:.2f}" for value in (exact, approx, exact / approx))
+        table.add_row(f"{size:,}", *seconds, *(f"{share:.4f}" for share in shares))
     console = Console(width=110)
     console.print(table)
     for name, value in found.items():

@@ -16,15 +16,14 @@ from ucdr_ray.neighbors.nearest import Nearest, slots_of
 from ucdr_ray.neighbors.search import Rows, Space, scores, search
 from ucdr_ray.threads import each
 
-COVERED = (
-    0.985  # share of the mutual pairs of a sample that must stand in the pairs of clusters that are searched
-)
+# Share of a sample's mutual pairs that must stand in pairs of clusters that are searched.
+COVERED = 0.982
 _MOST = 8192  # clusters of one domain; a yes or no for every pair of them takes 64 MB
 _TRAINED = 24  # sampled rows for each cluster
 _HELD = 16_384  # sampled rows that say how far to look
 _ROUNDS = 4  # of k-means; more change nothing in the search
 _VOTES = 16  # clusters of the other domain that a row votes for
-_BLOCK = 4096  # rows assigned at once
+_BLOCK = 512  # rows assigned at once, so that their scores stay in the cache
 
 
 @dataclass(frozen=True)
