@@ -53,7 +53,8 @@ def approximate_graphs(
         return _exact(a, b, k, mutual)
     there = _lists(sorted_a, sorted_b, wanted, k, b is None)
     back = None if b is None else _lists(sorted_b, sorted_a, wanted.T, k, False)
-    recall = mutual_recall(a, there, b, back, seed)
+    # Another seed: rows that made the clusters are served better than others.
+    recall = mutual_recall(a, there, b, back, seed + 2)
     return *graphs(there, back, mutual), Quality(share, recall)
 
 
