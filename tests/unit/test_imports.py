@@ -22,7 +22,7 @@ PLACES = {
         "ucdr_ray/evaluation/report",
         "ucdr_ray/evaluation/contact.py",
     ),
-    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/"),
+    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py"),
 }
 NOWHERE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torchvision", "timm"}
 

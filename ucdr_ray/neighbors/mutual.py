@@ -74,13 +74,25 @@ def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -
     there = Nearest(len(a), k, a.device)
     back = there if b is None else Nearest(len(b), k, b.device)
     search(Rows.all(a), there, None if b is None else Rows.all(b), None if b is None else back)
-    rows, columns = len(a), len(a if b is None else b)
-    forward = pairs(slots_of(there.codes()), 0, columns)
-    backward = forward if b is None else pairs(slots_of(back.codes()), 0, rows)
+    return graphs(there.codes(), None if b is None else back.codes(), mutual)
+
+
+def graphs(there: Tensor, back: Tensor | None, mutual: bool = True) -> tuple[Graph, Graph]:
+    """The graphs of both directions from the rows' lists, exact or not.
+
+    Args:
+        there: (N, k) codes of the rows' neighbours.
+        back: (M, k) codes of the neighbours' neighbours; None: they are the same rows.
+        mutual: keep only pairs that name each other.
+    """
+    rows, columns = len(there), len(there if back is None else back)
+    forward = pairs(slots_of(there), 0, columns)
+    backward = forward if back is None else pairs(slots_of(back), 0, rows)
     if mutual:
         forward = common(forward, flipped(backward, rows, columns))
-        backward = forward if b is None else ascending(flipped(forward, columns, rows))
-    return Graph.of(ascending(forward), rows, columns), Graph.of(ascending(backward), columns, rows)
+        backward = forward if back is None else ascending(flipped(forward, columns, rows))
+    forth = Graph.of(ascending(forward), rows, columns)
+    return forth, forth if back is None else Graph.of(ascending(backward), columns, rows)
 
 
 def pairs(found: Tensor, first: int, columns: int) -> Tensor:
@@ -91,9 +103,9 @@ def pairs(found: Tensor, first: int, columns: int) -> Tensor:
         first: slot of row 0; the others follow.
         columns: rows of the neighbours' domain.
     """
-    found = found.cpu()
-    row = torch.arange(first, first + len(found))[:, None]
-    return (row * columns + found)[found >= 0]
+    neighbour = found.cpu().numpy()
+    row = np.arange(first, first + len(neighbour))[:, None]
+    return torch.from_numpy((row * columns + neighbour)[neighbour >= 0])
 
 
 def flipped(pairs: Tensor, columns: int, flipped_columns: int) -> Tensor:
@@ -103,11 +115,11 @@ def flipped(pairs: Tensor, columns: int, flipped_columns: int) -> Tensor:
 
 
 def ascending(pairs: Tensor) -> Tensor:
-    """Sorted (by numpy, several times faster than torch on a CPU)."""
+    """Sorted; here as in `pairs` and `common` numpy is several times faster than torch on a CPU."""
     return torch.from_numpy(np.sort(pairs.numpy()))
 
 
 def common(a: Tensor, b: Tensor) -> Tensor:
     """What stands in both, ascending; neither names anything twice."""
-    both = ascending(torch.cat([a, b]))
-    return both[1:][both[1:] == both[:-1]]
+    both = ascending(torch.cat([a, b])).numpy()
+    return torch.from_numpy(both[1:][both[1:] == both[:-1]])

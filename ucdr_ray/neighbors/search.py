@@ -91,8 +91,10 @@ def scores(a: Tensor, b: Tensor, space: Space) -> Tensor:
     same pair has the same score in every tile, so equal keys tie, and shards find what one process finds.
     """
     n, m = len(a), len(b)
-    pad = torch.nn.functional.pad
-    a, b = pad(a, (0, 0, 0, -n % GROUP)), pad(b, (0, 0, 0, -m % GROUP))
+    if n % GROUP:
+        a = torch.nn.functional.pad(a, (0, 0, 0, -n % GROUP))
+    if m % GROUP:
+        b = torch.nn.functional.pad(b, (0, 0, 0, -m % GROUP))
     tile = torch.mm(a, b.T, out=space.tile(len(a), len(b)))
     tile[n:] = float("-inf")
     tile[:, m:] = float("-inf")

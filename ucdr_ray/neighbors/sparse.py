@@ -1,0 +1,108 @@
+"""Approximate search: exact search that leaves out pairs of clusters in which neighbours are hardly ever found.
+
+What is searched is computed as in exact search, in large products and to the same bits, so that with no pair of
+clusters left out the lists are the exact ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ucdr_ray.neighbors.mutual import spans
+from ucdr_ray.neighbors.nearest import GROUP, Nearest
+from ucdr_ray.neighbors.search import Rows, Space, scores
+from ucdr_ray.threads import each
+
+_ROWS = 1024  # of a cluster at once
+_COLUMNS = 8192  # rows of the clusters near it at once
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Rows of a domain sorted by cluster: those of cluster c are `rows[first[c]:first[c + 1]]`."""
+
+    rows: Rows
+    first: Tensor  # (K + 1,) int64
+    order: Tensor  # (N,) int64, where each stood before
+
+    @classmethod
+    def of(cls, rows: Rows, cluster: Tensor, clusters: int) -> "Grouped":
+        """Sort rows by their cluster (N,), one of 0..clusters-1."""
+        order = cluster.argsort(stable=True)
+        first = torch.zeros(clusters + 1, dtype=torch.int64)
+        first[1:] = torch.bincount(cluster.cpu(), minlength=clusters).cumsum(0)
+        return cls(Rows(rows.vectors[order], rows.slots[order]), first, order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def unsorted(self, codes: Tensor) -> Tensor:
+        """Lists (N, k) of the sorted rows in the order in which the rows came."""
+        found = torch.empty_like(codes)
+        found[self.order] = codes
+        return found
+
+
+def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bool) -> None:
+    """Offer the lists `found` of the rows of `a`, sorted as they are, all rows of `b` in clusters near their own.
+
+    Args:
+        near: (K_a, K_b) bool, whether to search a pair of clusters.
+        inside: `a` and `b` are of one domain: a row is not its own neighbour.
+    """
+    vectors, device = b.rows.vectors, b.rows.vectors.device
+    own = _places(a.rows.slots, b.rows.slots) if inside else None
+    gathered, products = Space(device), Space(device)
+
+    def one(cluster: int) -> None:
+        wanted = near[cluster]
+        _, place = spans(b.first[:-1][wanted], b.first[1:][wanted])
+        place = place.to(device)
+        if len(place) == 0:
+            return
+        last = int(a.first[cluster + 1])
+        for start in range(int(a.first[cluster]), last, _ROWS):
+            rows = slice(start, min(start + _ROWS, last))
+            for some in place.split(_COLUMNS):
+                column = _spread(torch.nn.functional.pad(some, (0, -len(some) % GROUP)))
+                block = torch.index_select(
+                    vectors, 0, column, out=gathered.tile(len(column), vectors.shape[1])
+                )
+                tile = scores(a.rows.vectors[rows], block, products)
+                _leave_out(tile, torch.arange(len(some), len(column)))
+                if own is not None:
+                    row, at = _found(own[rows], some)
+                    _leave_out(tile, at, row)
+                found.add_rows(rows, tile, b.rows.slots[column])
+
+    filled = (a.first.diff() > 0).nonzero().view(-1).tolist()
+    each(one, filled, None if device.type == "cpu" else 1)
+
+
+def _places(slots: Tensor, among: Tensor) -> Tensor:
+    """Where each of the slots stands in `among`, -1 where nowhere."""
+    if len(among) == 0:
+        return torch.full_like(slots, -1)
+    ascending, order = among.sort()
+    at = torch.searchsorted(ascending, slots).clamp(max=len(among) - 1)
+    return torch.where(ascending[at] == slots, order[at], -1)
+
+
+def _found(places: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the places stand in `among`, ascending, and where there."""
+    at = torch.searchsorted(among, places).clamp(max=len(among) - 1)
+    which = (among[at] == places).nonzero().view(-1)
+    return which, at[which]
+
+
+def _spread(columns: Tensor) -> Tensor:
+    """Columns dealt out like cards to groups of 32: otherwise a cluster's would share theirs, and `Nearest`, which goes
+    by the best of each group, would see few good ones and keep much that is not."""
+    return columns.view(GROUP, -1).T.reshape(-1)
+
+
+def _leave_out(tile: Tensor, at: Tensor, row: Tensor | slice = slice(None)) -> None:
+    """Scores in columns that stood at `at` before they were dealt out are not to be taken."""
+    groups = tile.shape[1] // GROUP
+    tile[row, at % groups * GROUP + at // groups] = float("-inf")
