@@ -146,7 +146,7 @@ events = st.one_of(
 
 @pytest.mark.parametrize("count", [1, 3])
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -268,3 +268,21 @@ def test_a_damaged_part_is_named(shards, together, tmp_path):
     alone = clients(shards(1, 0.0), 65_536, False)[0]
     with pytest.raises(UserError, match="bank-00001-of-00003.safetensors is missing or its checksum differs"):
         alone._shards.all("load", 1, str(tmp_path), [part.model_dump() for part in parts], 1)
+
+
+def test_a_shard_killed_while_it_writes_a_checkpoint_leaves_a_whole_one(shards, together, tmp_path):
+    actors = shards(3, 0.0)
+    local = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    members = clients(actors, 65_536, True)
+    together(lambda rank: members[rank].load(tmp_path, [], 0))
+    push(together, members, local, sweep(0))
+    with ThreadPoolExecutor(1) as aside:
+        writing = aside.submit(members[0].save, tmp_path)
+        ray.kill(actors.actors[2], no_restart=False)
+        parts = writing.result()
+    push(together, members, local, sweep(2))  # a later version, which no checkpoint has
+    found = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    found.load(tmp_path, parts, 1)
+    expected = LocalMemory(list(zip(NAMES, SIZES, strict=True)), DIM)
+    expected.push(*(torch.cat([part[i] for part in sweep(0)]) for i in range(3)))
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(found.banks, expected.banks, strict=True))
