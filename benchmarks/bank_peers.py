@@ -49,7 +49,19 @@ def lightly_bank(rows: int) -> Any:
     return MemoryBankModule((rows, DIM), feature_dim_first=False)
 
 
-class Lightly:
+class Module:
+    """A bank that is a torch module."""
+
+    module: Any
+
+    def state(self) -> dict[str, Any]:
+        return self.module.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state)
+
+
+class Lightly(Module):
     name = "lightly"
 
     def __init__(self, rows: int) -> None:
@@ -62,14 +74,8 @@ class Lightly:
     def keys(self) -> Tensor:
         return self.module.bank
 
-    def state(self) -> dict[str, Any]:
-        return self.module.state_dict()
 
-    def load(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state)
-
-
-class MetricLearning:
+class MetricLearning(Module):
     name = "pytorch-metric-learning"
 
     def __init__(self, rows: int) -> None:
@@ -83,12 +89,6 @@ class MetricLearning:
 
     def keys(self) -> Tensor:
         return self.module.embedding_memory
-
-    def state(self) -> dict[str, Any]:
-        return self.module.state_dict()
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state)
 
 
 class Ours:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import read_json, sha256_file, staged_folder, write_json
 from ucdr_ray.neighbors.parts import BankPart
+from ucdr_ray.problems import describe
 
 VERSION = 2
 
@@ -93,5 +95,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def bank_parts(values: Mapping[str, Any]) -> list[BankPart]:
-    """The memory bank's parts, from a checkpoint's values."""
-    return [BankPart.model_validate(part) for part in values["bank"]]
+    """The memory bank's parts, from a checkpoint's values.
+
+    Raises:
+        UserError: they are not what a checkpoint says of its parts.
+    """
+    try:
+        return TypeAdapter(list[BankPart]).validate_python(values.get("bank"))
+    except ValidationError as error:
+        raise UserError(f"damaged checkpoint: its bank: {'; '.join(describe(error, BankPart))}") from None

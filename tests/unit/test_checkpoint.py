@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ucdr_ray.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from ucdr_ray.checkpoint import bank_parts, checkpoints, load_checkpoint, save_checkpoint
 from ucdr_ray.errors import UserError
 
 
@@ -66,3 +66,11 @@ def test_every_damage_is_one_line(tmp_path, harm):
     with pytest.raises(UserError) as error:
         load_checkpoint(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["../other/bank.safetensors", "/etc/hostname", "", ".."])
+def test_a_bank_part_outside_the_checkpoint_is_refused(file):
+    part = {"file": file, "sha256": "0", "spans": [(0, 1)]}
+    with pytest.raises(UserError, match="damaged checkpoint: its bank: 0.file"):
+        bank_parts({"bank": [part]})
+    assert bank_parts({"bank": [part | {"file": "bank-00000-of-00002.safetensors"}]})

@@ -173,7 +173,9 @@ class BankShard:
         await self._reached(version)
         return [self._shard.total(domain).numpy() for domain in range(len(self._spec.sizes))]
 
-    async def begin(self, search: int, wanted: Neighbourhood, totals: list[np.ndarray]) -> str:
+    async def begin(self, search: int, version: int, wanted: Neighbourhood, totals: list[np.ndarray]) -> str:
+        """Search the rows of `version`; says which life it is that does."""
+        await self._reached(version)
         self._report, self._search, self._steps = {}, -search, set()  # under way
         await self._work(search, self._shard.begin, wanted, [torch.from_numpy(total) for total in totals])
         return self._life

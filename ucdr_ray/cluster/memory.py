@@ -21,7 +21,7 @@ from ucdr_ray.cluster.neighbour_search import search_neighbours
 from ucdr_ray.cluster.shards import Shards
 from ucdr_ray.errors import JobError
 from ucdr_ray.neighbors.bank import Bank
-from ucdr_ray.neighbors.candidates import Candidates, assemble, negatives
+from ucdr_ray.neighbors.candidates import Candidates, assemble, columns, negatives
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.parts import BankPart, read_parts, span
 from ucdr_ray.world import World
@@ -180,10 +180,10 @@ class ShardedMemory:
             held, bank = None, self._copy[other]
         else:
             held, bank = self._said.rows[other].slots, self._said.rows[other].bank
+        column = columns(self._spec.sizes[other], sample, slot, neighbour, domain == other)
         if sample is None:
-            column, keys = torch.arange(self._spec.sizes[other]), bank.keys
+            keys = bank.keys
         else:
-            column = torch.cat([sample, neighbour, slot] if domain == other else [sample, neighbour]).unique()
             place = column if held is None else torch.searchsorted(held, column)
             keys = bank.keys[place.to(self._device)]
         return assemble(column, keys, slot, query, neighbour, domain == other)

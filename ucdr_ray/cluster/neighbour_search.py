@@ -32,8 +32,9 @@ def search_neighbours(
         Forgotten: a shard died meanwhile.
     """
     count, sizes = len(shards), shards.spec.sizes
-    totals = [sum(parts) for parts in zip(*shards.all("total", version), strict=True)]
-    if shards.all("begin", search, wanted, [np.asarray(total) for total in totals]) != list(lives):
+    shares = shards.all("total", version) if wanted.centred_across else []
+    totals = [np.sum(parts, axis=0) for parts in zip(*shares, strict=True)]
+    if shards.all("begin", search, version, wanted, totals) != list(lives):
         raise Forgotten
 
     domains = range(len(sizes))

@@ -6,12 +6,12 @@ that bit decided an order are looked up and put right; a row with many of them i
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from ucdr_ray.evaluation.metrics import RankSummary
+from ucdr_ray.threads import each
 
 BLOCK_BYTES = 8 * 2**20  # fits in the cache beside what sorts it
 # From 16 rows on, torch's matrix product rounds a score alike wherever its row and its column stand.
@@ -68,12 +68,7 @@ def rank_relevant(
             spans = starts[asked[some]], stops[asked[some]]
             summary.record(asked[some], _relevant_in_order(scores[some], *spans, by_label))
 
-    # A block is one thread's work: threads that a product leaves behind would spin while the scores are sorted.
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(rank_block, range(0, len(answerable), height)))
-    finally:
-        torch.set_num_threads(threads)
+    each(rank_block, range(0, len(answerable), height))
     return summary
 
 

@@ -11,7 +11,7 @@ class Bank:
         rows: how many.
         dim: dimension D of a key.
         momentum: 0: a row is the newest key (DUDE). beta > 0: it is averaged, m <- beta m + (1 - beta) z, and brought
-            back to unit length (UEM, arXiv 2024, Eq. 5); the first key of a row is taken as it is.
+            back to unit length (UEM, Eq. 5); the first key of a row is taken as it is.
 
     `keys` is (rows, D) float32; `filled` (rows,) bool says which rows were ever written.
     """

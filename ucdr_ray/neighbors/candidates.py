@@ -24,6 +24,13 @@ def negatives(rows: int, most: int, seed: int, version: int, domain: int) -> Ten
     return torch.from_numpy(draw.choice(rows, most, replace=False, shuffle=False))
 
 
+def columns(rows: int, sample: Tensor | None, slot: Tensor, neighbour: Tensor, inside: bool) -> Tensor:
+    """Ascending slots (M,) that queries `slot` are compared with: all, or a sample, neighbours and own rows."""
+    if sample is None:
+        return torch.arange(rows)
+    return torch.cat([sample, neighbour, slot] if inside else [sample, neighbour]).unique()
+
+
 def assemble(
     column: Tensor, keys: Tensor, slot: Tensor, query: Tensor, neighbour: Tensor, inside: bool
 ) -> Candidates:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.bank import Bank
-from ucdr_ray.neighbors.candidates import Candidates, assemble, negatives
+from ucdr_ray.neighbors.candidates import Candidates, assemble, columns, negatives
 from ucdr_ray.neighbors.centre import centred
 from ucdr_ray.neighbors.mutual import Graph, neighbour_graphs
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
@@ -33,6 +33,11 @@ class Neighbourhood:
     k_cross: int | None
     mutual: bool = True
     centre: bool = False
+
+    @property
+    def centred_across(self) -> bool:
+        """Whether any domain is centred at all."""
+        return self.centre and self.k_cross is not None
 
 
 class Memory(Protocol):
@@ -119,11 +124,8 @@ class LocalMemory:
         slot, bank = slot.cpu(), self.banks[other]
         query, neighbour = self._edges(domain, slot, other)
         sample = negatives(len(bank.keys), self.max_negatives, self._seed, self.version, other)
-        if sample is None:
-            column, keys = torch.arange(len(bank.keys)), bank.keys
-        else:
-            column = torch.cat([sample, neighbour, slot] if domain == other else [sample, neighbour]).unique()
-            keys = bank.keys[column.to(bank.keys.device)]
+        column = columns(len(bank.keys), sample, slot, neighbour, domain == other)
+        keys = bank.keys if sample is None else bank.keys[column.to(bank.keys.device)]
         return assemble(column, keys, slot, query, neighbour, domain == other)
 
     def _edges(self, domain: int, slot: Tensor, other: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +139,7 @@ class LocalMemory:
         report: dict[str, float] = {}
         self.graphs = {}
         keys = [bank.keys for bank in self.banks]
-        across = [centred(key) if wanted.centre else key for key in keys]
+        across = [centred(key) for key in keys] if wanted.centred_across else keys
         for a in range(len(keys)):
             if wanted.k_in is not None:
                 self.graphs[a, a] = neighbour_graphs(keys[a], None, wanted.k_in, wanted.mutual)[0]

@@ -1,7 +1,7 @@
 """The k best keys of every row, kept up to date while tiles of scores come by in any order.
 
-A tile is read once, as the largest score of each group of 32. Only groups that beat the row's k-th best so far are
-looked into, a few in a thousand, so that beside the products a search costs little more than reading them.
+Of a tile, first the largest score of each group of 32 is taken. Only groups that beat the row's k-th best so far are
+looked into: soon they are few.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ class Nearest:
         rows: how many lists.
         k: length of a list; shorter where fewer keys were seen.
 
-    Takes 8 (k + 64) bytes a row. Different rows may be added to by different threads at the same time.
+    Takes 8 (k + 32) bytes a row. Different rows may be added to by different threads at the same time.
     """
 
     def __init__(self, rows: int, k: int, device: torch.device | str = "cpu") -> None:

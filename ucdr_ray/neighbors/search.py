@@ -10,8 +10,6 @@ from torch import Tensor
 from ucdr_ray.neighbors.nearest import GROUP, Nearest
 from ucdr_ray.threads import each
 
-MAX_ROWS = 2**32 - 2  # what a code has room for
-
 
 @dataclass(frozen=True)
 class Rows:

@@ -47,6 +47,7 @@ class Shard:
         # (a, b): ascending i * sizes[b] + j for every edge i -> j to an own row j.
         self.graphs: dict[Pair, Tensor] = {}
         self._lists: dict[Pair, Nearest] = {}
+        self._found: dict[Pair, Tensor] = {}  # what became of the lists: slots (n, k)
         self._across: list[Tensor] = []
 
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
@@ -87,11 +88,15 @@ class Shard:
         return exact_sum(self.banks[domain].keys)
 
     def begin(self, wanted: Neighbourhood, totals: Sequence[Tensor]) -> None:
-        """Forget all graphs, and make ready for a search. `totals`: the domains' `exact_sum` over all shards."""
-        self.graphs, self._lists, self._across = {}, {}, []
+        """Forget all graphs, and make ready for a search.
+
+        Args:
+            totals: the domains' `exact_sum` over all shards; empty where none is to be centred.
+        """
+        self.graphs, self._lists, self._found, self._across = {}, {}, {}, []
         for a, bank in enumerate(self.banks):
             keys = bank.keys
-            self._across.append(centred(keys, totals[a], self.sizes[a]) if wanted.centre else keys)
+            self._across.append(centred(keys, totals[a], self.sizes[a]) if totals else keys)
             if wanted.k_in is not None:
                 self._lists[a, a] = Nearest(len(bank.keys), wanted.k_in)
             if wanted.k_cross is not None:
@@ -132,7 +137,7 @@ class Shard:
 
     def named(self, a: int, b: int) -> list[Tensor]:
         """For each shard, the edges from own rows of `a` to its rows of `b`: i * sizes[b] + j."""
-        edges = pairs(slots_of(self._lists[a, b].codes()), self.spans[a][0], self.sizes[b])
+        edges = pairs(self._slots(a, b), self.spans[a][0], self.sizes[b])
         neighbour = edges % max(self.sizes[b], 1)
         ends = [span(self.sizes[b], shard, self.count) for shard in range(self.count)]
         return [edges[(neighbour >= first) & (neighbour < stop)] for first, stop in ends]
@@ -141,7 +146,7 @@ class Shard:
         """Make the graph a -> b to own rows of `b`, from the edges that each shard named; mutual ones alone."""
         edges = torch.cat(list(named))
         if mutual:
-            own = pairs(slots_of(self._lists[b, a].codes()), self.spans[b][0], self.sizes[a])
+            own = pairs(self._slots(b, a), self.spans[b][0], self.sizes[a])
             self.graphs[a, b] = common(edges, flipped(own, self.sizes[a], self.sizes[b]))
         else:
             self.graphs[a, b] = ascending(edges)
@@ -151,9 +156,15 @@ class Shard:
         if mutual:
             own = self.graphs[b, a] % max(self.sizes[a], 1)
             return len(own.unique()), len(own)
-        degree = (slots_of(self._lists[a, b].codes()) >= 0).sum(1)
+        degree = (self._slots(a, b) >= 0).sum(1)
         return int((degree > 0).sum()), int(degree.sum())
 
     def end(self) -> None:
         """Give back the memory that the search took."""
-        self._lists, self._across = {}, []
+        self._lists, self._found, self._across = {}, {}, []
+
+    def _slots(self, a: int, b: int) -> Tensor:
+        """The finished lists of own rows of `a`."""
+        if (a, b) not in self._found:
+            self._found[a, b] = slots_of(self._lists.pop((a, b)).codes())
+        return self._found[a, b]
