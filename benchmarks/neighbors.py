@@ -42,9 +42,10 @@ from torch.nn.functional import normalize
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.files import write_json
 from ucdr_ray.neighbors.approximate import approximate_graphs
-from ucdr_ray.neighbors.mutual import Graph, common, graphs, neighbour_graphs
+from ucdr_ray.neighbors.mutual import Graph, graphs, neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, code, scores_of
-from ucdr_ray.neighbors.search import Rows, Space, scores, search, side
+from ucdr_ray.neighbors.screen import Space
+from ucdr_ray.neighbors.search import Rows, search, side
 from ucdr_ray.threads import each
 
 DIM, K = 128, 50
@@ -97,7 +98,8 @@ def products(rows: Tensor, whole: bool) -> None:
     pairs = [(i, j) for i in range(len(parts)) for j in range(0 if whole else i, len(parts))]
 
     def one(pair: tuple[int, int]) -> None:
-        scores(parts[pair[0]], parts[pair[1]], space)
+        a, b = parts[pair[0]], parts[pair[1]]
+        torch.mm(a, b.T, out=space.take(len(a), len(b)))
 
     each(one, pairs)
 
@@ -136,10 +138,10 @@ def agreement(exact: Graph, graph: Graph) -> tuple[float, float]:
     """Share of the exact pairs that the graph has, and share of its pairs that are exact."""
     rows = len(exact.indptr) - 1
     truth, ours = (
-        torch.repeat_interleave(torch.arange(rows), one.degrees()) * rows + one.indices
+        (torch.repeat_interleave(torch.arange(rows), one.degrees()) * rows + one.indices).numpy()
         for one in (exact, graph)
     )
-    both = len(common(truth, ours))
+    both = len(np.intersect1d(truth, ours, assume_unique=True))
     return both / max(len(truth), 1), both / max(len(ours), 1)
 
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucdr_ray.errors import UserError
+from ucdr_ray.neighbors import screen
 from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -83,11 +84,16 @@ def test_without_mutual_filter_every_row_keeps_its_k():
 
 @pytest.mark.parametrize("rows", [1, 3, 15])
 def test_equal_keys_tie_for_few_rows_too(rows):
-    """Every key stands twice, 1,013 slots apart: the first must come right before the second."""
+    """Every key stands twice, 1,013 slots apart: both have the same score, and the first comes before the second."""
     keys = unit_rows(1013, 64, 0).repeat(2, 1)
     for seed in range(5):
-        found = top_k(unit_rows(rows, 64, seed + 1), keys, 1000)
-        assert torch.equal(found[:, 0::2] + 1013, found[:, 1::2])
+        queries, found = unit_rows(rows, 64, seed + 1), Nearest(rows, 2026)
+        search(Rows.all(queries), found, Rows.all(keys))
+        for codes in found.codes():
+            listed = list(zip((-scores_of(codes)).tolist(), slots_of(codes).tolist(), strict=True))
+            assert listed == sorted(listed)
+            score = {slot: negative for negative, slot in listed}
+            assert all(score[slot] == score[slot + 1013] for slot in range(1013))
 
 
 @settings(max_examples=40, deadline=None)
@@ -127,6 +133,53 @@ def test_a_search_inside_finds_what_a_full_sort_finds(rows, k, size, seed):
     expected = order.values[:, : min(k, rows - 1)]
     torch.testing.assert_close(scores_of(codes).double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(score.gather(1, slots_of(codes)), expected, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.sampled_from(["unit", "crowded", "opposite", "few values", "lengths", "tiny", "huge"]),
+    st.booleans(),
+    st.integers(0, 10_000),
+)
+def test_rounded_products_lose_nothing(rows, keys, dim, k, kind, inside, seed):
+    """Searched by products of bfloat16 or of float32, the lists are the same to the bit, and right."""
+    a, b = unit_rows(rows, dim, seed), unit_rows(keys, dim, seed + 1)
+    if kind in ("crowded", "opposite"):
+        shared = unit_rows(1, dim, seed + 2) * 30
+        a, b = a + shared, b + shared * (1 if kind == "crowded" else -1)
+        a, b = (torch.nn.functional.normalize(x, dim=1) for x in (a, b))
+    elif kind == "few values":
+        a, b = (a * 3).round(), (b * 3).round()
+    elif kind == "lengths":
+        a, b = a * torch.logspace(-3, 3, rows)[:, None], b * torch.logspace(3, -3, keys)[:, None]
+    elif kind in ("tiny", "huge"):
+        a, b = (x * (1e-21 if kind == "tiny" else 1e15) for x in (a, b))
+
+    def found(fast):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(searching, "side", lambda device: 64)
+            patch.setattr(screen, "fast_bfloat16", lambda device: fast)
+            there = Nearest(rows, k)
+            if inside:
+                search(Rows.all(a), there)
+                return [there.codes()]
+            back = Nearest(keys, k)
+            search(Rows.all(a), there, Rows.all(b), back)
+            return [there.codes(), back.codes()]
+
+    lists = found(True)
+    assert all(torch.equal(rounded, whole) for rounded, whole in zip(lists, found(False), strict=True))
+    other = a if inside else b
+    score = a.double() @ other.double().T
+    if inside:
+        score.fill_diagonal_(float("-inf"))
+    best = score.sort(dim=1, descending=True).values[:, : min(k, len(other) - inside)]
+    far = 1e-6 * float(a.norm(dim=1).max() * other.norm(dim=1).max()) + 1e-40
+    torch.testing.assert_close(scores_of(lists[0])[:, : best.shape[1]].double(), best, rtol=0, atol=far)
 
 
 def test_vectors_that_are_no_numbers_are_refused():

@@ -21,7 +21,8 @@ from ucdr_ray.checkpoint import bank_parts, checkpoints, read_values
 from ucdr_ray.cluster.graph_file import GraphFile
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
-from ucdr_ray.neighbors.shard import Held, Shard
+from ucdr_ray.neighbors.search import Rows
+from ucdr_ray.neighbors.shard import Held, Named, Shard
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -180,15 +181,16 @@ class BankShard:
         await self._work(search, self._shard.begin, wanted, [torch.from_numpy(total) for total in totals])
         return self._life
 
-    async def keys(self, search: int, domain: int, across: bool) -> np.ndarray:
-        return (await self._work(search, self._shard.keys, domain, across)).numpy()
+    async def searched(self, search: int, domain: int, across: bool) -> Arrays:
+        rows = await self._work(search, self._shard.searched, domain, across)
+        return rows.vectors.numpy(), rows.slots.numpy()
 
     async def search(
-        self, search: int, a: int, b: int, peer: int, keys: np.ndarray | None
+        self, search: int, a: int, b: int, peer: int, theirs: Arrays | None
     ) -> np.ndarray | None:
         self._once("search", a, b, peer)
-        theirs = None if keys is None else torch.from_numpy(keys)
-        found = await self._work(search, self._shard.search, a, b, peer, theirs)
+        rows = None if theirs is None else Rows(*map(torch.from_numpy, theirs))
+        found = await self._work(search, self._shard.search, a, b, peer, rows)
         return None if found is None else found.numpy()
 
     async def merge(self, search: int, a: int, b: int, peer: int, codes: np.ndarray) -> None:
@@ -196,11 +198,13 @@ class BankShard:
         await self._work(search, self._shard.merge, a, b, torch.from_numpy(codes))
 
     async def named(self, search: int, a: int, b: int) -> Any:
-        found = [edges.numpy() for edges in await self._work(search, self._shard.named, a, b)]
+        edges = await self._work(search, self._shard.named, a, b)
+        found = [(one.edge.numpy(), one.score.numpy()) for one in edges]
         return found if len(found) > 1 else found[0]
 
-    async def link(self, search: int, a: int, b: int, mutual: bool, *named: np.ndarray) -> None:
-        await self._work(search, self._shard.link, a, b, [torch.from_numpy(edges) for edges in named], mutual)
+    async def link(self, search: int, a: int, b: int, mutual: bool, *named: Arrays) -> None:
+        edges = [Named(*map(torch.from_numpy, arrays)) for arrays in named]
+        await self._work(search, self._shard.link, a, b, edges, mutual)
 
     async def degrees(self, search: int, a: int, b: int, mutual: bool) -> tuple[int, int]:
         return await self._work(search, self._shard.degrees, a, b, mutual)

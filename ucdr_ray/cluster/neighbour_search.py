@@ -22,8 +22,8 @@ def search_neighbours(
 ) -> dict[str, float]:
     """Search all neighbours anew, in the rows of `version`; the graphs then lie with the shards.
 
-    Between shards move, for each pair of domains and each shard, the rows of all others (D floats) and the lists found
-    for them (k codes), then every edge once (8 bytes).
+    Between shards move, for each pair of domains and each shard, the rows of all others (D floats, a slot) and the
+    lists found for them (k codes), then every edge once (12 bytes).
 
     Args:
         lives: of the shards that hold the rows of `version`.
@@ -66,12 +66,12 @@ def _search_pair(shards: Shards, search: int, a: int, b: int) -> None:
         found: dict[Any, int] = {}
         back: dict[Any, int] = {}
         for mine, peer in round_:
-            keys = None
+            theirs = None
             if mine != peer:
                 if peer not in rows:
-                    rows[peer] = shards.actors[peer].keys.remote(search, b, a != b)
-                keys = rows[peer]
-            codes = shards.actors[mine].search.remote(search, a, b, peer, keys)
+                    rows[peer] = shards.actors[peer].searched.remote(search, b, a != b)
+                theirs = rows[peer]
+            codes = shards.actors[mine].search.remote(search, a, b, peer, theirs)
             found[codes] = mine
             if mine != peer:
                 back[shards.actors[peer].merge.remote(search, b, a, mine, codes)] = peer

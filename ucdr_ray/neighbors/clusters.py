@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ucdr_ray.neighbors.mutual import graphs
 from ucdr_ray.neighbors.nearest import Nearest, slots_of
-from ucdr_ray.neighbors.search import Rows, Space, scores, search
-from ucdr_ray.threads import each
+from ucdr_ray.neighbors.order import closest
+from ucdr_ray.neighbors.search import Rows, search
 
 # Share of a sample's mutual pairs that must stand in pairs of clusters that are searched.
 COVERED = 0.982
@@ -23,7 +23,6 @@ _TRAINED = 24  # sampled rows for each cluster
 _HELD = 16_384  # sampled rows that say how far to look
 _ROUNDS = 4  # of k-means; more change nothing in the search
 _VOTES = 16  # clusters of the other domain that a row votes for
-_BLOCK = 512  # rows assigned at once, so that their scores stay in the cache
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,7 @@ class Clusters:
 
     def assign(self, vectors: Tensor) -> Tensor:
         """(N,) int64: the cluster of each of (N, D) rows. A row's cluster does not depend on the other rows."""
-        found = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-        space = Space(vectors.device)
-
-        def one(first: int) -> None:
-            block = vectors[first : first + _BLOCK]
-            found[first : first + _BLOCK] = scores(block, self.centroids, space)[: len(block)].argmax(1)
-
-        each(one, range(0, len(vectors), _BLOCK), None if vectors.device.type == "cpu" else 1)
-        return found
+        return closest(vectors, self.centroids)
 
 
 def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int) -> Tensor:
@@ -117,7 +108,10 @@ def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int)
     there = _votes(a, sample.trained, b)
     back = there.T if other is None else _votes(b, other.trained, a).T
     # A little of the centroids' likeness orders what got no vote.
-    order = there + back + 1e-3 * (a.centroids @ b.centroids.T).cpu()
+    likeness = (a.centroids @ b.centroids.T).cpu()
+    if other is None:
+        likeness = likeness + likeness.T  # to the bit the same both ways, as what is near must be
+    order = there + back + 1e-3 * likeness
     first, second = _mutual_pairs(sample, other, k)
     if len(first) == 0:
         return torch.ones_like(order, dtype=torch.bool)

@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ucdr_ray.neighbors.nearest import Nearest, slots_of
+from ucdr_ray.neighbors.nearest import Nearest, seen_from, slots_of
+from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.search import Rows, search
+
+_LAST = 2**62  # after every slot
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,13 @@ class Graph:
     indices: Tensor  # (edges,) int64, ascending inside a row
 
     @classmethod
-    def of(cls, pairs: Tensor, rows: int, columns: int) -> "Graph":
-        """The graph of ascending `pairs`, i * columns + j for an edge from row i to column j."""
-        row = pairs // max(columns, 1)
-        indptr = torch.zeros(rows + 1, dtype=torch.int64)
-        indptr[1:] = torch.bincount(row, minlength=rows).cumsum(0)
-        return cls(indptr, pairs - row * columns)
+    def of(cls, neighbours: Tensor, kept: Tensor) -> "Graph":
+        """The graph of lists: of (N, k) slots, each once in a row, those `kept` (N, k)."""
+        indptr = torch.zeros(len(kept) + 1, dtype=torch.int64)
+        indptr[1:] = kept.sum(1).cumsum(0)
+        # On a CPU numpy sorts several times faster than torch.
+        slots = np.sort(torch.where(kept, neighbours, _LAST).numpy(), axis=1)
+        return cls(indptr, torch.from_numpy(slots[slots < _LAST]))
 
     def degrees(self) -> Tensor:
         """(N,) int64, neighbours of each row."""
@@ -71,55 +75,44 @@ def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -
         k: neighbours per row before the mutual filter.
         mutual: keep only pairs that name each other.
     """
+    one = alike(Rows.all(a))
     there = Nearest(len(a), k, a.device)
-    back = there if b is None else Nearest(len(b), k, b.device)
-    search(Rows.all(a), there, None if b is None else Rows.all(b), None if b is None else back)
-    return graphs(there.codes(), None if b is None else back.codes(), mutual)
+    if b is None:
+        search(one, there)
+        return graphs(by_slot(there.codes(), one), None, mutual)
+    two, back = alike(Rows.all(b)), Nearest(len(b), k, b.device)
+    search(one, there, two, back)
+    return graphs(by_slot(there.codes(), one), by_slot(back.codes(), two), mutual)
 
 
 def graphs(there: Tensor, back: Tensor | None, mutual: bool = True) -> tuple[Graph, Graph]:
-    """The graphs of both directions from the rows' lists, exact or not.
+    """The graphs of both directions from the rows' lists.
 
     Args:
         there: (N, k) codes of the rows' neighbours.
         back: (M, k) codes of the neighbours' neighbours; None: they are the same rows.
         mutual: keep only pairs that name each other.
     """
-    rows, columns = len(there), len(there if back is None else back)
-    forward = pairs(slots_of(there), 0, columns)
-    backward = forward if back is None else pairs(slots_of(back), 0, rows)
-    if mutual:
-        forward = common(forward, flipped(backward, rows, columns))
-        backward = forward if back is None else ascending(flipped(forward, columns, rows))
-    forth = Graph.of(ascending(forward), rows, columns)
-    return forth, forth if back is None else Graph.of(ascending(backward), columns, rows)
+    forth = _graph(there.cpu(), (there if back is None else back).cpu(), mutual)
+    return forth, forth if back is None else _graph(back.cpu(), there.cpu(), mutual)
 
 
-def pairs(found: Tensor, first: int, columns: int) -> Tensor:
-    """Every (row, neighbour) of lists as one number, i * columns + j.
+def _graph(there: Tensor, back: Tensor, mutual: bool) -> Graph:
+    return Graph.of(slots_of(there), returned(there, back[:, -1]) if mutual else slots_of(there) >= 0)
+
+
+def returned(there: Tensor, last: Tensor) -> Tensor:
+    """Which of the lists' neighbours have the row itself in their lists, (N, k) bool, without a look into those.
+
+    A pair has the same score from both sides, so it stands in the neighbour's list if it is no worse than its end. In
+    approximate lists too, if whatever was compared was compared from both sides.
 
     Args:
-        found: (N, k) int64 slots, -1 for none.
-        first: slot of row 0; the others follow.
-        columns: rows of the neighbours' domain.
+        there: (N, k) codes.
+        last: (M,) the last codes of the neighbours' lists.
     """
-    neighbour = found.cpu().numpy()
-    row = np.arange(first, first + len(neighbour))[:, None]
-    return torch.from_numpy((row * columns + neighbour)[neighbour >= 0])
-
-
-def flipped(pairs: Tensor, columns: int, flipped_columns: int) -> Tensor:
-    """i * columns + j -> j * flipped_columns + i."""
-    row = pairs // max(columns, 1)
-    return (pairs - row * columns) * flipped_columns + row
-
-
-def ascending(pairs: Tensor) -> Tensor:
-    """Sorted; here as in `pairs` and `common` numpy is several times faster than torch on a CPU."""
-    return torch.from_numpy(np.sort(pairs.numpy()))
-
-
-def common(a: Tensor, b: Tensor) -> Tensor:
-    """What stands in both, ascending; neither names anything twice."""
-    both = ascending(torch.cat([a, b])).numpy()
-    return torch.from_numpy(both[1:][both[1:] == both[:-1]])
+    slot = slots_of(there)
+    if len(last) == 0:
+        return slot >= 0
+    row = torch.arange(len(there), device=there.device)[:, None]
+    return (slot >= 0) & (seen_from(there, row) >= last[slot])

@@ -1,14 +1,9 @@
-"""The k best keys of every row, kept up to date while tiles of scores come by in any order.
-
-Of a tile, first the largest score of each group of 32 is taken. Only groups that beat the row's k-th best so far are
-looked into: soon they are few.
-"""
+"""The k best keys of every row, kept up to date while scores come by in any order."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-GROUP = 32  # tiles have a multiple of this many rows and columns
 _ROOM = 32  # candidates that wait in a list before it is cut to k again
 _EMPTY = -(2**63)
 _SLOT = 0xFFFFFFFF
@@ -24,6 +19,11 @@ def code(score: Tensor, slot: Tensor) -> Tensor:
 def slots_of(codes: Tensor) -> Tensor:
     """The slots in codes, -1 where there is none."""
     return torch.where(codes == _EMPTY, -1, _SLOT - (codes & _SLOT))
+
+
+def seen_from(codes: Tensor, slots: Tensor) -> Tensor:
+    """The codes with other slots: from what i's list has for j, what j's has for i. Nothing can be said of no code."""
+    return (codes & ~_SLOT) | (_SLOT - slots)
 
 
 def scores_of(codes: Tensor) -> Tensor:
@@ -49,44 +49,29 @@ class Nearest:
         # Score of the k-th best: what is lower need not be looked at. Minus infinity is never wanted.
         self._floor = torch.full((rows,), _LOWEST, device=device)
 
-    def add_rows(self, rows: slice, tile: Tensor, slots: Tensor) -> None:
-        """Offer each of `rows` the keys of the tile's columns.
+    def floor(self, rows: slice) -> Tensor:
+        """The scores that new keys of the rows must reach to be wanted; what is lower need not be offered."""
+        return self._floor[rows]
+
+    def empty(self, rows: slice) -> bool:
+        """Whether nothing is known of what the rows want."""
+        return not bool((self._floor[rows] > _LOWEST).any())
+
+    def expect(self, rows: slice, floor: Tensor) -> None:
+        """That each of the rows will be offered k keys that reach `floor`: others are not wanted."""
+        self._floor[rows] = torch.maximum(self._floor[rows], floor)
+
+    def offer(self, rows: slice, row: Tensor, score: Tensor, slot: Tensor) -> None:
+        """Offer keys to some of `rows`.
 
         Args:
-            tile: (R, C) float32 contiguous, R >= rows, C a multiple of 32; minus infinity: not to be taken.
-            slots: (C,) int64, the columns' slots.
+            row: (E,) for whom, numbers inside `rows`.
+            score, slot: (E,) float32 and int64, of the keys.
         """
-        count, groups = rows.stop - rows.start, tile.shape[1] // GROUP
-        tile = tile[:count]
-        best = tile.view(count, groups, GROUP).amax(2)
-        floor = self._raised(rows, best, tile)
-        hit = _where(best >= floor[:, None])
-        row = hit // groups
-        near = tile.view(-1, GROUP).index_select(0, hit)
-        found = _where(near >= floor.index_select(0, row)[:, None])
-        which = found >> 5
-        column = ((hit - row * groups) << 5).index_select(0, which) + (found & 31)
-        score = near.view(-1).index_select(0, found)
-        self._insert(rows, row.index_select(0, which), score, slots.index_select(0, column))
-
-    def add_columns(self, rows: slice, tile: Tensor, slots: Tensor) -> None:
-        """Offer each of `rows`, which are the tile's columns, the keys of the tile's rows.
-
-        Args:
-            tile: (R, C) float32 contiguous, R a multiple of 32, C >= rows.
-            slots: (R,) int64, the tile rows' slots.
-        """
-        count, (height, width) = rows.stop - rows.start, tile.shape
-        groups = height // GROUP
-        # Scores of a column lie in a cache line each: first find which eight of a good group of 32 it is.
-        eights = tile.view(height // 8, 8, width).amax(1)
-        best = eights.view(groups, GROUP // 8, width).amax(1)[:, :count].T.contiguous()
-        floor = self._raised(rows, best, tile[:, :count].T)
-        hit = _where(best >= floor[:, None])
-        row = hit // groups
-        row, eight, _ = _down(eights, row, hit - row * groups, 2, floor)
-        row, line, score = _down(tile, row, eight, 3, floor)
-        self._insert(rows, row, score, slots.index_select(0, line))
+        wanted = _where(score >= self._floor[rows].index_select(0, row))
+        row, order = _ascending(row.index_select(0, wanted))
+        wanted = wanted.index_select(0, order)
+        self._insert(rows, row, code(score.index_select(0, wanted), slot.index_select(0, wanted)))
 
     def merge(self, codes: Tensor) -> None:
         """Offer each row what another search found for it: (rows, n) codes of other keys."""
@@ -101,18 +86,9 @@ class Nearest:
         """(rows, k) int64, best first; `slots_of` and `scores_of` read them."""
         return _best(self._codes, self.k)
 
-    def _raised(self, rows: slice, best: Tensor, tile: Tensor) -> Tensor:
-        """The rows' floors. Where nothing is kept yet, a first one: k groups have a best, so k keys are as good."""
-        among = best if self.k <= best.shape[1] else tile
-        if self.k <= among.shape[1] and not bool(self._count[rows].any()):
-            first = among.topk(self.k, dim=1).values[:, -1].clamp(min=_LOWEST)
-            self._floor[rows] = torch.maximum(self._floor[rows], first)
-        return self._floor[rows]
-
-    def _insert(self, rows: slice, row: Tensor, score: Tensor, slot: Tensor) -> None:
-        """Append (score, slot) to the lists of `row`, ascending numbers inside `rows`."""
+    def _insert(self, rows: slice, row: Tensor, new: Tensor) -> None:
+        """Append codes to the lists of `row`, ascending numbers inside `rows`."""
         codes, count = self._codes[rows], self._count[rows]
-        new = code(score, slot)
         while True:
             coming = torch.bincount(row, minlength=len(count))
             first = count - (coming.cumsum(0) - coming)
@@ -139,21 +115,16 @@ class Nearest:
         torch.where(last == _EMPTY, floor, scores_of(last), out=floor)
 
 
-def _down(
-    values: Tensor, column: Tensor, group: Tensor, bits: int, floor: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From groups of 2^bits lines of `values` (L, W) to their single lines: those that reach the column's floor."""
-    size, width = 1 << bits, values.shape[1]
-    lines = torch.arange(size, device=values.device) * width
-    place = (group * (size * width) + column)[:, None] + lines
-    near = values.view(-1).index_select(0, place.view(-1)).view(place.shape)
-    hit = _where(near >= floor.index_select(0, column)[:, None])
-    which = hit >> bits
-    line = (group << bits).index_select(0, which) + (hit & (size - 1))
-    return column.index_select(0, which), line, near.view(-1).index_select(0, hit)
+# On a CPU, numpy does these three several times faster than torch.
 
 
-# On a CPU, numpy does these two several times faster than torch.
+def _ascending(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted, and where each stood."""
+    if numbers.device.type == "cpu":
+        order = torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
+        return numbers.index_select(0, order), order
+    found = numbers.sort(stable=True)
+    return found.values, found.indices
 
 
 def _where(mask: Tensor) -> Tensor:

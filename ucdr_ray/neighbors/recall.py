@@ -6,8 +6,9 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from ucdr_ray.neighbors.nearest import Nearest, scores_of, slots_of
-from ucdr_ray.neighbors.search import Rows, Space, scores, search, side
+from ucdr_ray.neighbors.nearest import Nearest, code, scores_of, slots_of
+from ucdr_ray.neighbors.screen import Screened, Space, Tile, dots
+from ucdr_ray.neighbors.search import Rows, search, side
 from ucdr_ray.threads import each
 
 _SAMPLED = 256  # rows whose exact neighbours are searched
@@ -81,18 +82,18 @@ def nearer(keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None, rows: 
     """
     before = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
     space, lock, size = Space(keys.device), Lock(), side(keys.device)
+    asked, known = Screened.of(keys), code(score, slot)
 
     def one(part: tuple[int, int]) -> None:
         some, these = slice(part[0], part[0] + size), slice(part[1], part[1] + size)
-        slots = rows.slots[these]
-        tile = scores(keys[some], rows.vectors[these], space)[: len(keys[some]), : len(slots)]
-        ahead = tile > score[some, None]
-        key, column = (tile == score[some, None]).nonzero(as_tuple=True)
-        ahead[key, column] = slots[column] < slot[some][key]
+        vectors, slots = rows.vectors[these], rows.slots[these]
+        key, column = Tile(asked[some], Screened.of(vectors), space).reaching(score[some], None)
+        found = slots[column]
+        ahead = code(dots(keys[some], key, vectors, column), found) > known[some][key]
         if own is not None:
-            ahead &= slots != own[some, None]
+            ahead &= found != own[some][key]
         with lock:
-            before[some] += ahead.sum(1)
+            before[some] += torch.bincount(key[ahead], minlength=len(keys[some]))
 
     parts = [(key, row) for key in range(0, len(keys), size) for row in range(0, len(rows), size)]
     each(one, parts, None if keys.device.type == "cpu" else 1)

@@ -1,13 +1,14 @@
-"""Exact search, tile by tile: every score is computed once and serves both its row and its column."""
+"""Exact search, tile by tile: every pair is compared once, which serves both its row and its column."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Lock, local
+from threading import Lock
 
 import torch
 from torch import Tensor
 
-from ucdr_ray.neighbors.nearest import GROUP, Nearest
+from ucdr_ray.neighbors.nearest import Nearest
+from ucdr_ray.neighbors.screen import Screened, Space, Tile, dots
 from ucdr_ray.threads import each
 
 
@@ -36,8 +37,8 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
     """Offer all of `b` to the lists `found` of `a`, and all of `a` to the lists `back` of `b`.
 
     Scores are inner products in float32, and don't depend on how rows are shared out among calls. Without `b`: inside
-    `a`, each row without itself. Cost grows as N * M * D, half of it inside one set; memory, beside the lists, is one
-    tile for each of torch's threads.
+    `a`, each row without itself. Cost grows as N * M * D, half of it inside one set; memory, beside the lists, is half
+    of that of the vectors and one tile for each of torch's threads.
 
     Raises:
         ValueError: a vector is not finite.
@@ -45,62 +46,45 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
     other = a if b is None else b
     if not (bool(a.vectors.isfinite().all()) and bool(other.vectors.isfinite().all())):
         raise ValueError("vectors to search must be finite")
-    size = side(a.vectors.device)
-    height, width = _panels(len(a), size), _panels(len(other), size)
+    device = a.vectors.device
+    mine = Screened.of(a.vectors)
+    theirs = mine if b is None else Screened.of(b.vectors)
+    height, width = _panels(len(a), side(device)), _panels(len(other), side(device))
     locks = [Lock() for _ in height], [Lock() for _ in width]
-    space = Space(a.vectors.device)
+    space = Space(device)
 
     def one(pair: tuple[int, int]) -> None:
         i, j = pair
         left, right = height[i], width[j]
-        tile = scores(a.vectors[left], other.vectors[right], space)
+        if b is not None:
+            mirror, lock = back, locks[1][j]
+        else:
+            mirror, lock = None if i == j else found, locks[0][j]
+        tile = Tile(mine[left], theirs[right], space)
         if b is None and i == j:
-            tile.fill_diagonal_(float("-inf"))
+            own = torch.arange(left.stop - left.start, device=device)
+            tile.leave_out(own, own)
         with locks[0][i]:
-            found.add_rows(left, tile, _padded(other.slots[right]))
-        if b is None and i != j:
-            with locks[0][j]:
-                found.add_columns(right, tile, _padded(a.slots[left]))
-        elif back is not None:
-            with locks[1][j]:
-                back.add_columns(right, tile, _padded(a.slots[left]))
+            expect(found, left, tile)
+        if mirror is not None:
+            with lock:
+                expect(mirror, right, tile, columns=True)
+        row, column = tile.reaching(found.floor(left), None if mirror is None else mirror.floor(right))
+        score = dots(a.vectors[left], row, other.vectors[right], column)
+        with locks[0][i]:
+            found.offer(left, row, score, other.slots[right].index_select(0, column))
+        if mirror is not None:
+            slot = a.slots[left].index_select(0, row)
+            with lock:
+                mirror.offer(right, column, score, slot)
 
-    threads = None if a.vectors.device.type == "cpu" else 1
-    each(one, pairs_once(len(height), len(width), b is None), threads)
-
-
-class Space(local):
-    """Memory for one tile at a time in each thread: fresh memory would cost as much as the product."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._memory = torch.empty(0, device=device)
-
-    def tile(self, height: int, width: int) -> Tensor:
-        """(height, width) float32 of any content, valid until the thread's next call."""
-        if height * width > len(self._memory):
-            self._memory = self._memory.new_empty(height * width)
-        return self._memory[: height * width].view(height, width)
+    each(one, pairs_once(len(height), len(width), b is None), None if device.type == "cpu" else 1)
 
 
-def scores(a: Tensor, b: Tensor, space: Space) -> Tensor:
-    """Inner products (R, C) of (n, D) and (m, D), R and C padded to multiples of 32; minus infinity beyond n, m.
-
-    With shapes of such multiples a product rounds alike wherever its row and column stand, and either way round: the
-    same pair has the same score in every tile, so equal keys tie, and shards find what one process finds.
-    """
-    n, m = len(a), len(b)
-    if n % GROUP:
-        a = torch.nn.functional.pad(a, (0, 0, 0, -n % GROUP))
-    if m % GROUP:
-        b = torch.nn.functional.pad(b, (0, 0, 0, -m % GROUP))
-    tile = torch.mm(a, b.T, out=space.tile(len(a), len(b)))
-    tile[n:] = float("-inf")
-    tile[:, m:] = float("-inf")
-    return tile
-
-
-def _padded(slots: Tensor) -> Tensor:
-    return torch.nn.functional.pad(slots, (0, -len(slots) % GROUP))
+def expect(found: Nearest, rows: slice, tile: Tile, columns: bool = False) -> None:
+    """Before the first keys are offered to the rows, which are the tile's or its columns: say how good the best are."""
+    if found.empty(rows) and (floor := tile.floor(found.k, columns)) is not None:
+        found.expect(rows, floor)
 
 
 def _panels(rows: int, size: int) -> list[slice]:

@@ -7,14 +7,16 @@ brings a query's neighbours together with their keys.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.centre import centred, exact_sum
 from ucdr_ray.neighbors.memory import Neighbourhood
-from ucdr_ray.neighbors.mutual import ascending, common, flipped, pairs, spans
-from ucdr_ray.neighbors.nearest import Nearest, slots_of
+from ucdr_ray.neighbors.mutual import spans
+from ucdr_ray.neighbors.nearest import Nearest, code, scores_of, slots_of
+from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.parts import span
 from ucdr_ray.neighbors.search import Rows, search
 
@@ -28,6 +30,14 @@ class Held:
     slot: Tensor
     key: Tensor
     filled: Tensor
+
+
+@dataclass(frozen=True)
+class Named:
+    """Edges between rows of domains a and b: i * sizes[b] + j (E,) for i -> j, and their scores (E,)."""
+
+    edge: Tensor
+    score: Tensor
 
 
 class Shard:
@@ -46,9 +56,10 @@ class Shard:
         self.banks = [Bank(stop - first, dim, momentum) for first, stop in self.spans]
         # (a, b): ascending i * sizes[b] + j for every edge i -> j to an own row j.
         self.graphs: dict[Pair, Tensor] = {}
+        # Of a search: own rows of each domain, as they are and as they are compared across domains; lists of those.
+        self._rows: list[tuple[Rows, Rows]] = []
         self._lists: dict[Pair, Nearest] = {}
-        self._found: dict[Pair, Tensor] = {}  # what became of the lists: slots (n, k)
-        self._across: list[Tensor] = []
+        self._found: dict[Pair, Tensor] = {}  # what became of the lists: codes (n, k) by slot
 
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
         """Store keys (B, D) of own rows (B,), (B,)."""
@@ -93,78 +104,88 @@ class Shard:
         Args:
             totals: the domains' `exact_sum` over all shards; empty where none is to be centred.
         """
-        self.graphs, self._lists, self._found, self._across = {}, {}, {}, []
+        self.graphs, self._lists, self._found, self._rows = {}, {}, {}, []
         for a, bank in enumerate(self.banks):
-            keys = bank.keys
-            self._across.append(centred(keys, totals[a], self.sizes[a]) if totals else keys)
+            first, stop = self.spans[a]
+            rows = across = alike(Rows.all(bank.keys, first))
+            if totals:
+                shifted = centred(bank.keys, totals[a], self.sizes[a])
+                across = Rows(shifted[rows.slots - first], rows.slots)
+            self._rows.append((rows, across))
             if wanted.k_in is not None:
-                self._lists[a, a] = Nearest(len(bank.keys), wanted.k_in)
+                self._lists[a, a] = Nearest(stop - first, wanted.k_in)
             if wanted.k_cross is not None:
                 for b in range(len(self.banks)):
                     if b != a:
-                        self._lists[a, b] = Nearest(len(bank.keys), wanted.k_cross)
+                        self._lists[a, b] = Nearest(stop - first, wanted.k_cross)
 
-    def keys(self, domain: int, across: bool) -> Tensor:
-        """Own rows (n, D) as they are searched."""
-        return self._across[domain] if across else self.banks[domain].keys
+    def searched(self, domain: int, across: bool) -> Rows:
+        """Own rows as they are searched."""
+        return self._rows[domain][across]
 
-    def search(self, a: int, b: int, peer: int, keys: Tensor | None) -> Tensor | None:
+    def search(self, a: int, b: int, peer: int, theirs: Rows | None) -> Tensor | None:
         """Search between own rows of `a` and a peer's rows of `b`.
 
         Args:
-            peer: the shard that holds `keys`; this one itself: without keys.
+            peer: the shard that holds `theirs`; this one itself: without them.
 
         Returns:
             (m, k) codes: what was found here for the peer's rows; None for this shard's own.
         """
-        mine = Rows.all(self.keys(a, a != b), self.spans[a][0])
-        found = self._lists[a, b]
+        mine, found = self.searched(a, a != b), self._lists[a, b]
         if peer == self.index:
             if a == b:
                 search(mine, found)
             else:
-                theirs = Rows.all(self.keys(b, True), self.spans[b][0])
-                search(mine, found, theirs, self._lists[b, a])
+                search(mine, found, self.searched(b, True), self._lists[b, a])
             return None
-        assert keys is not None
-        back = Nearest(len(keys), found.k)
-        search(mine, found, Rows.all(keys, span(self.sizes[b], peer, self.count)[0]), back)
+        assert theirs is not None
+        back = Nearest(len(theirs), found.k)
+        search(mine, found, theirs, back)
         return back.codes()
 
     def merge(self, a: int, b: int, codes: Tensor) -> None:
         """Take what a peer found in its rows of `b` for own rows of `a`."""
         self._lists[a, b].merge(codes)
 
-    def named(self, a: int, b: int) -> list[Tensor]:
-        """For each shard, the edges from own rows of `a` to its rows of `b`: i * sizes[b] + j."""
-        edges = pairs(self._slots(a, b), self.spans[a][0], self.sizes[b])
-        neighbour = edges % max(self.sizes[b], 1)
+    def named(self, a: int, b: int) -> list[Named]:
+        """For each shard, the edges from own rows of `a` to its rows of `b`."""
+        codes = self._codes(a, b)
+        slots = slots_of(codes)
+        kept = slots >= 0
+        row = torch.arange(self.spans[a][0], self.spans[a][1])[:, None].expand_as(slots)[kept]
+        neighbour, score = slots[kept], scores_of(codes[kept])
+        edge = row * self.sizes[b] + neighbour
         ends = [span(self.sizes[b], shard, self.count) for shard in range(self.count)]
-        return [edges[(neighbour >= first) & (neighbour < stop)] for first, stop in ends]
+        held = [(neighbour >= first) & (neighbour < stop) for first, stop in ends]
+        return [Named(edge[mine], score[mine]) for mine in held]
 
-    def link(self, a: int, b: int, named: Sequence[Tensor], mutual: bool) -> None:
+    def link(self, a: int, b: int, named: Sequence[Named], mutual: bool) -> None:
         """Make the graph a -> b to own rows of `b`, from the edges that each shard named; mutual ones alone."""
-        edges = torch.cat(list(named))
+        edge = torch.cat([one.edge for one in named])
         if mutual:
-            own = pairs(self._slots(b, a), self.spans[b][0], self.sizes[a])
-            self.graphs[a, b] = common(edges, flipped(own, self.sizes[a], self.sizes[b]))
-        else:
-            self.graphs[a, b] = ascending(edges)
+            row = edge // max(self.sizes[b], 1)
+            own = edge - row * self.sizes[b] - self.spans[b][0]
+            # As in `mutual.returned`: what is no worse than the end of a list stands in it.
+            score = torch.cat([one.score for one in named])
+            edge = edge[code(score, row) >= self._codes(b, a)[:, -1][own]]
+        self.graphs[a, b] = torch.from_numpy(np.sort(edge.numpy()))
 
     def degrees(self, a: int, b: int, mutual: bool) -> tuple[int, int]:
         """Own rows of `a` with any neighbour in `b`, and their edges. Mutual ones are the same from either side."""
         if mutual:
             own = self.graphs[b, a] % max(self.sizes[a], 1)
             return len(own.unique()), len(own)
-        degree = (self._slots(a, b) >= 0).sum(1)
+        degree = (slots_of(self._codes(a, b)) >= 0).sum(1)
         return int((degree > 0).sum()), int(degree.sum())
 
     def end(self) -> None:
         """Give back the memory that the search took."""
-        self._lists, self._found, self._across = {}, {}, []
+        self._lists, self._found, self._rows = {}, {}, []
 
-    def _slots(self, a: int, b: int) -> Tensor:
-        """The finished lists of own rows of `a`."""
+    def _codes(self, a: int, b: int) -> Tensor:
+        """The finished lists of own rows of `a`, by slot."""
         if (a, b) not in self._found:
-            self._found[a, b] = slots_of(self._lists.pop((a, b)).codes())
+            codes = self._lists.pop((a, b)).codes()
+            self._found[a, b] = by_slot(codes, self.searched(a, a != b), self.spans[a][0])
         return self._found[a, b]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.mutual import spans
-from ucdr_ray.neighbors.nearest import GROUP, Nearest
-from ucdr_ray.neighbors.search import Rows, Space, scores
+from ucdr_ray.neighbors.nearest import Nearest
+from ucdr_ray.neighbors.screen import Screened, Space, Tile, dots
+from ucdr_ray.neighbors.search import Rows, expect
 from ucdr_ray.threads import each
 
 _ROWS = 1024  # of a cluster at once
@@ -53,7 +54,8 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
     """
     vectors, device = b.rows.vectors, b.rows.vectors.device
     own = _places(a.rows.slots, b.rows.slots) if inside else None
-    gathered, products = Space(device), Space(device)
+    mine, theirs = Screened.of(a.rows.vectors), Screened.of(vectors)
+    space = Space(device)
 
     def one(cluster: int) -> None:
         wanted = near[cluster]
@@ -65,16 +67,15 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
         for start in range(int(a.first[cluster]), last, _ROWS):
             rows = slice(start, min(start + _ROWS, last))
             for some in place.split(_COLUMNS):
-                column = _spread(torch.nn.functional.pad(some, (0, -len(some) % GROUP)))
-                block = torch.index_select(
-                    vectors, 0, column, out=gathered.tile(len(column), vectors.shape[1])
-                )
-                tile = scores(a.rows.vectors[rows], block, products)
-                _leave_out(tile, torch.arange(len(some), len(column)))
+                tile = Tile(mine[rows], theirs[some], space)
                 if own is not None:
-                    row, at = _found(own[rows], some)
-                    _leave_out(tile, at, row)
-                found.add_rows(rows, tile, b.rows.slots[column])
+                    tile.leave_out(*_found(own[rows], some))
+                expect(found, rows, tile)
+                row, column = tile.reaching(found.floor(rows), None)
+                at = some.index_select(0, column)
+                found.offer(
+                    rows, row, dots(a.rows.vectors[rows], row, vectors, at), b.rows.slots.index_select(0, at)
+                )
 
     filled = (a.first.diff() > 0).nonzero().view(-1).tolist()
     each(one, filled, None if device.type == "cpu" else 1)
@@ -94,15 +95,3 @@ def _found(places: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     at = torch.searchsorted(among, places).clamp(max=len(among) - 1)
     which = (among[at] == places).nonzero().view(-1)
     return which, at[which]
-
-
-def _spread(columns: Tensor) -> Tensor:
-    """Columns dealt out like cards to groups of 32: otherwise a cluster's would share theirs, and `Nearest`, which goes
-    by the best of each group, would see few good ones and keep much that is not."""
-    return columns.view(GROUP, -1).T.reshape(-1)
-
-
-def _leave_out(tile: Tensor, at: Tensor, row: Tensor | slice = slice(None)) -> None:
-    """Scores in columns that stood at `at` before they were dealt out are not to be taken."""
-    groups = tile.shape[1] // GROUP
-    tile[row, at % groups * GROUP + at // groups] = float("-inf")

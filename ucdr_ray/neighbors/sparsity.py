@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ucdr_ray.neighbors.centre import centred
-from ucdr_ray.neighbors.mutual import common, flipped, pairs
+from ucdr_ray.neighbors.mutual import returned
 from ucdr_ray.neighbors.nearest import Nearest, slots_of
+from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.search import Rows, search, side
 
 _FROM = (0, 1, 2, 3, 6, 11, 21, 51, 101, 201, 501)
@@ -99,9 +100,11 @@ def comparisons(sizes: Sequence[int]) -> int:
 
 
 def _lists(a: Tensor, b: Tensor | None, k: int, advance: Advance) -> tuple[Tensor, Tensor]:
-    """Slots, best first, of each row's neighbours: (N, k) of a's in b, (M, k) of b's in a; without b inside a."""
-    left = list(_blocks(a, k))
-    right = left if b is None else list(_blocks(b, k))
+    """Codes, best first, of each row's neighbours: (N, k) of a's in b, (M, k) of b's in a; without b inside a."""
+    one = alike(Rows.all(a))
+    two = one if b is None else alike(Rows.all(b))
+    left = list(_blocks(one, k))
+    right = left if b is None else list(_blocks(two, k))
     for i, (rows, found) in enumerate(left):
         for j, (others, back) in enumerate(right):
             if b is None and j < i:
@@ -113,32 +116,30 @@ def _lists(a: Tensor, b: Tensor | None, k: int, advance: Advance) -> tuple[Tenso
                 search(rows, found, others, back)
                 advance(2 * len(rows) * len(others))
     there, back_there = (
-        torch.cat([slots_of(near.codes()).cpu() for _, near in side]) for side in (left, right)
+        by_slot(torch.cat([near.codes() for _, near in side]), rows).cpu()
+        for side, rows in ((left, one), (right, two))
     )
     return there, back_there
 
 
-def _blocks(vectors: Tensor, k: int) -> Iterator[tuple[Rows, Nearest]]:
+def _blocks(rows: Rows, k: int) -> Iterator[tuple[Rows, Nearest]]:
     """A domain in pieces that take seconds to compare, so that progress shows."""
-    size = 8 * side(vectors.device)
-    for first in range(0, len(vectors), size):
-        rows = vectors[first : first + size]
-        yield Rows.all(rows, first), Nearest(len(rows), k, vectors.device)
+    device = rows.vectors.device
+    size = 8 * side(device)
+    for first in range(0, len(rows), size):
+        some = Rows(rows.vectors[first : first + size], rows.slots[first : first + size])
+        yield some, Nearest(len(some), k, device)
 
 
 def _mutual(there: Tensor, back: Tensor, ks: Sequence[int]) -> tuple[ByK, ByK]:
     """Degrees in the mutual graph of the N rows whose lists are `there` (N, K), and of the M of `back` (M, K)."""
-    n, m = len(there), len(back)
-    forward, backward = {}, {}
-    for k in ks:
-        both = common(pairs(there[:, :k], 0, m), flipped(pairs(back[:, :k], 0, n), n, m))
-        row = both // m
-        forward[k] = Degrees.of(torch.bincount(row, minlength=n))
-        backward[k] = Degrees.of(torch.bincount(both - row * m, minlength=m))
-    return forward, backward
+    return (
+        {k: Degrees.of(returned(there[:, :k], back[:, k - 1]).sum(1)) for k in ks},
+        {k: Degrees.of(returned(back[:, :k], there[:, k - 1]).sum(1)) for k in ks},
+    )
 
 
 def _named(lists: Tensor, rows: int, ks: Sequence[int]) -> ByK:
     """In how many of the lists each of the `rows` stands that they are of."""
-    cut = {k: lists[:, :k] for k in ks}
+    cut = {k: slots_of(lists[:, :k]) for k in ks}
     return {k: Degrees.of(torch.bincount(near[near >= 0], minlength=rows)) for k, near in cut.items()}

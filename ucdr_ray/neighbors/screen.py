@@ -1,0 +1,190 @@
+"""Which pairs of rows may be wanted, by a product that errs a little; and their scores, pair by pair, in full.
+
+Where a CPU has instructions for bfloat16, a product of such numbers takes a fifth of the time of one of float32. How
+far it can err is known from the rows' lengths and what rounding took from them, so every pair that could be wanted is
+seen, and only those are scored in full: what is found is exact. The score of a pair is that of its two rows alone, to
+the bit: equal keys tie, and shards find what one process finds.
+"""
+
+from dataclasses import dataclass, replace
+from threading import local
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CROWDED = 0.03  # share of pairs above which scoring them takes longer than a float32 product that errs less
+_NEVER = -128  # minus infinity of bfloat16, seen as a whole number
+_LINES = 512  # of a tile at once, which the cache holds
+_PIECE = (
+    2**18
+)  # numbers gathered at once: more would be fresh memory each time, which costs several times as much
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are worth it: on CPUs with instructions for them. (On a GPU: not tried.)"""
+    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in _INSTRUCTIONS)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Rows (N, D) float32 with what tells how far their products may err.
+
+    `rounded`: (N, D) bfloat16; None: products are of float32. `norm` (N,): lengths; `error` (N,): lengths of what
+    rounding took.
+    """
+
+    vectors: Tensor
+    rounded: Tensor | None
+    norm: Tensor
+    error: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> "Screened":
+        norm = vectors.norm(dim=1)
+        if not fast_bfloat16(vectors.device):
+            return cls(vectors, None, norm, torch.zeros_like(norm))
+        near = vectors.bfloat16()
+        return cls(vectors, near, norm, torch.cat([
+            (a - b.float()).norm(dim=1) for a, b in zip(vectors.split(4096), near.split(4096), strict=True)
+        ]) if len(vectors) else norm)  # fmt: skip
+
+    def __getitem__(self, which: slice | Tensor) -> "Screened":
+        rounded = None if self.rounded is None else self.rounded[which]
+        return Screened(self.vectors[which], rounded, self.norm[which], self.error[which])
+
+    def unrounded(self) -> "Screened":
+        return replace(self, rounded=None, error=torch.zeros_like(self.error))
+
+
+class Space(local):
+    """Memory for one tile at a time in each thread: fresh memory would cost as much as the product."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory: dict[torch.dtype, Tensor] = {}
+
+    def take(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of any content, valid until the thread's next call for its type."""
+        size = int(np.prod(shape))
+        memory = self._memory.get(dtype)
+        if memory is None or size > len(memory):
+            memory = self._memory[dtype] = torch.empty(size, dtype=dtype, device=self._device)
+        return memory[:size].view(shape)
+
+
+class Tile:
+    """Products of all rows of `a` with all of `b`, (n, m), valid until the next tile in the same space."""
+
+    def __init__(self, a: Screened, b: Screened, space: Space) -> None:
+        self._a, self._b, self._space = a, b, space
+        self._left_out: list[tuple[Tensor, Tensor]] = []
+        n, m = len(a.vectors), len(b.vectors)
+        self._rounded = a.rounded is not None and b.rounded is not None
+        if a.rounded is not None and b.rounded is not None:
+            tile = space.take(n, m, dtype=torch.bfloat16)
+            # As whole numbers, which are compared many times faster, positive ones have the same order.
+            self._values = torch.mm(a.rounded, b.rounded.T, out=tile).view(torch.int16)
+        else:
+            self._values = torch.mm(a.vectors, b.vectors.T, out=space.take(n, m))
+        self._margin = _margin(a, b), _margin(b, a)
+
+    def leave_out(self, row: Tensor, column: Tensor) -> None:
+        """Pairs (E,), (E,) that are not wanted."""
+        self._left_out.append((row, column))
+        self._values[row, column] = _NEVER if self._rounded else float("-inf")
+
+    def floor(self, k: int, columns: bool = False) -> Tensor | None:
+        """What the k-th best score of each row, or column, reaches at least; None if nothing can be said."""
+        values = self._values.T if columns else self._values
+        size = values.shape[1] // (2 * k)
+        if values.shape[1] < k or k < 1:
+            return None
+        if size > 1:  # k groups have a best: k are as good
+            groups = values.shape[1] // size
+            values = values[:, : size * groups].unflatten(1, (size, groups)).amax(1)
+        if self._rounded:
+            values = values.contiguous().view(torch.bfloat16).float()
+            values = values - values.abs() * 2**-8  # what rounding the product may have added
+        best = values.topk(k, dim=1).values[:, -1] - self._margin[columns]
+        return best.clamp(min=torch.finfo(torch.float32).min)
+
+    def reaching(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All pairs whose score may be `rows` (n,) or more, or `columns` (m,) or more, by ascending row.
+
+        Returns:
+            (E,) row and (E,) column; others too, but few.
+        """
+        floors = [rows - self._margin[0]] + ([] if columns is None else [columns - self._margin[1]])
+        if self._rounded:
+            # Of numbers that are not positive, the order is another.
+            found = (
+                self._where([_truncated(floor) for floor in floors]) if all(map(_positive, floors)) else None
+            )
+            if found is None or len(found[0]) > _CROWDED * self._values.numel():
+                whole = Tile(self._a.unrounded(), self._b.unrounded(), self._space)
+                for pairs in self._left_out:
+                    whole.leave_out(*pairs)
+                return whole.reaching(rows, columns)
+            return found
+        return self._where(floors)
+
+    def _where(self, floors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        values = self._values
+        if values.device.type != "cpu":
+            mask = values >= floors[0][:, None]
+            if len(floors) > 1:
+                mask |= values >= floors[1]
+            row, column = mask.nonzero(as_tuple=True)
+            return row, column
+        found = []
+        for first in range(0, len(values), _LINES):
+            part = values[first : first + _LINES].numpy()
+            mask, also = self._space.take(2, *part.shape, dtype=torch.bool).numpy()
+            np.greater_equal(part, floors[0][first : first + _LINES, None].numpy(), out=mask)
+            if len(floors) > 1:
+                np.greater_equal(part, floors[1].numpy(), out=also)
+                np.logical_or(mask, also, out=mask)
+            found.append(np.flatnonzero(mask) + first * part.shape[1])
+        place = torch.from_numpy(np.concatenate(found))
+        row = place // max(values.shape[1], 1)
+        return row, place - row * values.shape[1]
+
+
+def dots(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
+    """The scores of pairs (E,) of rows of (n, D) and (m, D), each computed by itself, either way round."""
+    piece = max(1, _PIECE // max(a.shape[1], 1))
+    found = torch.empty(len(i), device=a.device)
+    for first in range(0, len(i), piece):
+        some = slice(first, first + piece)
+        x, y = a.index_select(0, i[some]), b.index_select(0, j[some])
+        found[some] = (
+            torch.from_numpy(np.vecdot(x.numpy(), y.numpy())) if x.device.type == "cpu" else (x * y).sum(1)
+        )
+    return found
+
+
+def _margin(a: Screened, b: Screened) -> Tensor:
+    """(n,): how far the products of a row of `a` with any of `b` can be from what `dots` says.
+
+    |a b - a' b'| <= |a - a'| |b| + |a'| |b - b'|. Besides, each sum of D products in float32, of which `dots` is one,
+    errs by D 2^-24 |a| |b|, or where numbers are too small for float32 by D times the smallest; doubled, since all this
+    is computed in float32 too.
+    """
+    terms = a.vectors.shape[1]
+    rounding = 1.001 * (a.error * _largest(b.norm) + (a.norm + a.error) * _largest(b.error))
+    return rounding + terms * (2**-22 * a.norm * _largest(b.norm) + 2**-124)
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.amax() if len(values) else values.new_zeros(())
+
+
+def _positive(values: Tensor) -> bool:
+    return len(values) > 0 and float(values.amin()) > 0
+
+
+def _truncated(values: Tensor) -> Tensor:
+    """Positive float32 numbers as bfloat16 no larger, seen as whole numbers."""
+    return (values.view(torch.int32) >> 16).to(torch.int16)
