@@ -17,7 +17,8 @@ from ucdr_ray.neighbors.order import closest
 from ucdr_ray.neighbors.search import Rows, search
 
 # Share of a sample's mutual pairs that must stand in pairs of clusters that are searched.
-COVERED = 0.982
+COVERED = 0.985
+_PER_ROOT = 2
 _MOST = 8192  # clusters of one domain; a yes or no for every pair of them takes 64 MB
 _TRAINED = 24  # sampled rows for each cluster
 _HELD = 16_384  # sampled rows that say how far to look
@@ -151,4 +152,4 @@ def _fewer(k: int, sample: Sample) -> int:
 
 def _clusters(rows: int) -> int:
     """How many clusters a domain of so many rows should have."""
-    return min(int(6 * rows**0.5), _MOST)
+    return min(int(_PER_ROOT * rows**0.5), _MOST)

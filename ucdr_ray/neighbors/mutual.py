@@ -9,8 +9,10 @@ from torch import Tensor
 from ucdr_ray.neighbors.nearest import Nearest, seen_from, slots_of
 from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.search import Rows, search
+from ucdr_ray.threads import each
 
 _LAST = 2**62  # after every slot
+_BLOCK = 4096  # lists at once
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,6 @@ class Graph:
 
     indptr: Tensor  # (N + 1,) int64
     indices: Tensor  # (edges,) int64, ascending inside a row
-
-    @classmethod
-    def of(cls, neighbours: Tensor, kept: Tensor) -> "Graph":
-        """The graph of lists: of (N, k) slots, each once in a row, those `kept` (N, k)."""
-        indptr = torch.zeros(len(kept) + 1, dtype=torch.int64)
-        indptr[1:] = kept.sum(1).cumsum(0)
-        # On a CPU numpy sorts several times faster than torch.
-        slots = np.sort(torch.where(kept, neighbours, _LAST).numpy(), axis=1)
-        return cls(indptr, torch.from_numpy(slots[slots < _LAST]))
 
     def degrees(self) -> Tensor:
         """(N,) int64, neighbours of each row."""
@@ -53,14 +46,6 @@ class Graph:
         """
         position, place = spans(self.indptr[rows], self.indptr[rows + 1])
         return position, self.indices[place]
-
-
-def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """All numbers of the half-open spans (B,), as (E,) the span's position and (E,) the number."""
-    length = stop - start
-    position = torch.repeat_interleave(torch.arange(len(start)), length)
-    first = torch.repeat_interleave(length.cumsum(0) - length, length)
-    return position, start[position] + torch.arange(len(position)) - first
 
 
 def neighbour_graphs(a: Tensor, b: Tensor | None, k: int, mutual: bool = True) -> tuple[Graph, Graph]:
@@ -98,10 +83,23 @@ def graphs(there: Tensor, back: Tensor | None, mutual: bool = True) -> tuple[Gra
 
 
 def _graph(there: Tensor, back: Tensor, mutual: bool) -> Graph:
-    return Graph.of(slots_of(there), returned(there, back[:, -1]) if mutual else slots_of(there) >= 0)
+    slots, degree = torch.empty_like(there), torch.empty(len(there), dtype=torch.int64)
+
+    def one(first: int) -> None:
+        some = slice(first, first + _BLOCK)
+        found = slots_of(there[some])
+        kept = returned(there[some], back[:, -1], first) if mutual else found >= 0
+        # On a CPU numpy sorts several times faster than torch.
+        ascending = np.sort(torch.where(kept, found, _LAST).numpy(), axis=1)
+        slots[some], degree[some] = torch.from_numpy(ascending), kept.sum(1)
+
+    each(one, range(0, len(there), _BLOCK))
+    indptr = torch.zeros(len(there) + 1, dtype=torch.int64)
+    indptr[1:] = degree.cumsum(0)
+    return Graph(indptr, slots[slots < _LAST])
 
 
-def returned(there: Tensor, last: Tensor) -> Tensor:
+def returned(there: Tensor, last: Tensor, first: int = 0) -> Tensor:
     """Which of the lists' neighbours have the row itself in their lists, (N, k) bool, without a look into those.
 
     A pair has the same score from both sides, so it stands in the neighbour's list if it is no worse than its end. In
@@ -110,9 +108,18 @@ def returned(there: Tensor, last: Tensor) -> Tensor:
     Args:
         there: (N, k) codes.
         last: (M,) the last codes of the neighbours' lists.
+        first: slot of row 0; the others follow.
     """
     slot = slots_of(there)
     if len(last) == 0:
         return slot >= 0
-    row = torch.arange(len(there), device=there.device)[:, None]
+    row = torch.arange(first, first + len(there), device=there.device)[:, None]
     return (slot >= 0) & (seen_from(there, row) >= last[slot])
+
+
+def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """All numbers of the half-open spans (B,), as (E,) the span's position and (E,) the number."""
+    length = stop - start
+    position = torch.repeat_interleave(torch.arange(len(start)), length)
+    first = torch.repeat_interleave(length.cumsum(0) - length, length)
+    return position, start[position] + torch.arange(len(position)) - first

@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ucdr_ray.threads import each
+
+_LISTS = 4096  # sorted at once
 _ROOM = 32  # candidates that wait in a list before it is cut to k again
 _EMPTY = -(2**63)
 _SLOT = 0xFFFFFFFF
@@ -84,7 +87,15 @@ class Nearest:
 
     def codes(self) -> Tensor:
         """(rows, k) int64, best first; `slots_of` and `scores_of` read them."""
-        return _best(self._codes, self.k)
+        if self._codes.device.type != "cpu":
+            return _best(self._codes, self.k)
+        found = self._codes.new_empty(len(self._codes), self.k)
+
+        def one(first: int) -> None:
+            found[first : first + _LISTS] = _best(self._codes[first : first + _LISTS], self.k)
+
+        each(one, range(0, len(found), _LISTS))
+        return found
 
     def _insert(self, rows: slice, row: Tensor, new: Tensor) -> None:
         """Append codes to the lists of `row`, ascending numbers inside `rows`."""

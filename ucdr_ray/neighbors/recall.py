@@ -87,7 +87,7 @@ def nearer(keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None, rows: 
     def one(part: tuple[int, int]) -> None:
         some, these = slice(part[0], part[0] + size), slice(part[1], part[1] + size)
         vectors, slots = rows.vectors[these], rows.slots[these]
-        key, column = Tile(asked[some], Screened.of(vectors), space).reaching(score[some], None)
+        key, column = Tile(asked.some(some), Screened.of(vectors), space).reaching(score[some], None)
         found = slots[column]
         ahead = code(dots(keys[some], key, vectors, column), found) > known[some][key]
         if own is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _CROWDED = 0.03  # share of pairs above which scoring them takes longer than a float32 product that errs less
+_SHAPE = 64
 _NEVER = -128  # minus infinity of bfloat16, seen as a whole number
 _LINES = 512  # of a tile at once, which the cache holds
 _PIECE = (
@@ -32,30 +33,36 @@ class Screened:
     """Rows (N, D) float32 with what tells how far their products may err.
 
     `rounded`: (N, D) bfloat16; None: products are of float32. `norm` (N,): lengths; `error` (N,): lengths of what
-    rounding took.
+    rounding took. The rows themselves, which are rarely asked for, are `source[which]`.
     """
 
-    vectors: Tensor
+    source: Tensor
+    which: slice | Tensor
     rounded: Tensor | None
     norm: Tensor
     error: Tensor
 
     @classmethod
     def of(cls, vectors: Tensor) -> "Screened":
-        norm = vectors.norm(dim=1)
+        norm, whole = vectors.norm(dim=1), slice(0, len(vectors))
         if not fast_bfloat16(vectors.device):
-            return cls(vectors, None, norm, torch.zeros_like(norm))
-        near = vectors.bfloat16()
-        return cls(vectors, near, norm, torch.cat([
-            (a - b.float()).norm(dim=1) for a, b in zip(vectors.split(4096), near.split(4096), strict=True)
-        ]) if len(vectors) else norm)  # fmt: skip
+            return cls(vectors, whole, None, norm, torch.zeros_like(norm))
+        near, error = vectors.bfloat16(), torch.empty_like(norm)
+        for first in range(0, len(vectors), _LINES):
+            some = slice(first, first + _LINES)
+            error[some] = (vectors[some] - near[some].float()).norm(dim=1)
+        return cls(vectors, whole, near, norm, error)
 
-    def __getitem__(self, which: slice | Tensor) -> "Screened":
+    def some(self, which: slice | Tensor) -> "Screened":
+        """Some of all rows."""
         rounded = None if self.rounded is None else self.rounded[which]
-        return Screened(self.vectors[which], rounded, self.norm[which], self.error[which])
+        return Screened(self.source, which, rounded, self.norm[which], self.error[which])
 
     def unrounded(self) -> "Screened":
         return replace(self, rounded=None, error=torch.zeros_like(self.error))
+
+    def __len__(self) -> int:
+        return len(self.norm)
 
 
 class Space(local):
@@ -79,19 +86,20 @@ class Tile:
 
     def __init__(self, a: Screened, b: Screened, space: Space) -> None:
         self._a, self._b, self._space = a, b, space
-        self._left_out: list[tuple[Tensor, Tensor]] = []
-        n, m = len(a.vectors), len(b.vectors)
+        self._left_out: list[tuple[Tensor | slice, Tensor | slice]] = []
+        n, m = len(a), len(b)
         self._rounded = a.rounded is not None and b.rounded is not None
         if a.rounded is not None and b.rounded is not None:
-            tile = space.take(n, m, dtype=torch.bfloat16)
+            left, right = _padded(a.rounded), _padded(b.rounded)
+            tile = torch.mm(left, right.T, out=space.take(len(left), len(right), dtype=torch.bfloat16))
             # As whole numbers, which are compared many times faster, positive ones have the same order.
-            self._values = torch.mm(a.rounded, b.rounded.T, out=tile).view(torch.int16)
+            self._values = tile.view(torch.int16)[:n, :m]
         else:
-            self._values = torch.mm(a.vectors, b.vectors.T, out=space.take(n, m))
+            self._values = torch.mm(a.source[a.which], b.source[b.which].T, out=space.take(n, m))
         self._margin = _margin(a, b), _margin(b, a)
 
-    def leave_out(self, row: Tensor, column: Tensor) -> None:
-        """Pairs (E,), (E,) that are not wanted."""
+    def leave_out(self, row: Tensor | slice, column: Tensor | slice) -> None:
+        """Pairs that are not wanted: (E,) rows and (E,) columns, or slices."""
         self._left_out.append((row, column))
         self._values[row, column] = _NEVER if self._rounded else float("-inf")
 
@@ -172,9 +180,14 @@ def _margin(a: Screened, b: Screened) -> Tensor:
     errs by D 2^-24 |a| |b|, or where numbers are too small for float32 by D times the smallest; doubled, since all this
     is computed in float32 too.
     """
-    terms = a.vectors.shape[1]
+    terms = a.source.shape[1]
     rounding = 1.001 * (a.error * _largest(b.norm) + (a.norm + a.error) * _largest(b.error))
     return rounding + terms * (2**-22 * a.norm * _largest(b.norm) + 2**-124)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """With zeros up to a multiple of 64: code is generated for every shape of a product, which takes its time."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _SHAPE)) if len(rows) % _SHAPE else rows
 
 
 def _largest(values: Tensor) -> Tensor:

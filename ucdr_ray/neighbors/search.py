@@ -60,7 +60,7 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
             mirror, lock = back, locks[1][j]
         else:
             mirror, lock = None if i == j else found, locks[0][j]
-        tile = Tile(mine[left], theirs[right], space)
+        tile = Tile(mine.some(left), theirs.some(right), space)
         if b is None and i == j:
             own = torch.arange(left.stop - left.start, device=device)
             tile.leave_out(own, own)

@@ -15,8 +15,9 @@ from ucdr_ray.neighbors.screen import Screened, Space, Tile, dots
 from ucdr_ray.neighbors.search import Rows, expect
 from ucdr_ray.threads import each
 
-_ROWS = 1024  # of a cluster at once
-_COLUMNS = 8192  # rows of the clusters near it at once
+_ROWS = 512  # of a cluster at once
+_EVEN = 1024
+_COLUMNS = 16_384  # rows of the clusters near it at once
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
     """
     vectors, device = b.rows.vectors, b.rows.vectors.device
     own = _places(a.rows.slots, b.rows.slots) if inside else None
-    mine, theirs = Screened.of(a.rows.vectors), Screened.of(vectors)
+    theirs = Screened.of(vectors)
+    mine = theirs if a is b else Screened.of(a.rows.vectors)
     space = Space(device)
 
     def one(cluster: int) -> None:
@@ -67,7 +69,10 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
         for start in range(int(a.first[cluster]), last, _ROWS):
             rows = slice(start, min(start + _ROWS, last))
             for some in place.split(_COLUMNS):
-                tile = Tile(mine[rows], theirs[some], space)
+                # Few shapes of products: see `screen`.
+                padded = torch.nn.functional.pad(some, (0, -len(some) % _EVEN))
+                tile = Tile(mine.some(rows), theirs.some(padded), space)
+                tile.leave_out(slice(None), slice(len(some), None))
                 if own is not None:
                     tile.leave_out(*_found(own[rows], some))
                 expect(found, rows, tile)
