@@ -41,7 +41,7 @@ from torch.nn.functional import normalize
 
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.files import write_json
-from ucdr_ray.neighbors.approximate import approximate_graphs
+from ucdr_ray.neighbors.approximate import Clustered, approximate_graphs
 from ucdr_ray.neighbors.mutual import Graph, graphs, neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, code, scores_of
 from ucdr_ray.neighbors.screen import Space
@@ -204,7 +204,7 @@ def growth(source: Source, sizes: list[int], repeats: int) -> dict[str, float]:
         for _ in range(repeats):
             taken, (exact, _) = timed(neighbour_graphs, x, None, K)
             seconds["exact"].append(taken)
-            taken, (ours, _, quality) = timed(approximate_graphs, x, None, K)
+            taken, (ours, _, quality) = timed(lambda x: approximate_graphs(Clustered.of(x), None, K), x)
             seconds["approx"].append(taken)
         found |= {f"{way}_seconds_{rows}": statistics.median(times) for way, times in seconds.items()}
         recall, precision = agreement(exact, ours)

@@ -144,9 +144,9 @@ class Trainer:
         if self.epoch == 0 or (stage.searches and self.config.method.refresh):
             self.fill_memory()
         if stage.searches:
-            method = self.config.method
+            method, exact_up_to = self.config.method, self.config.bank.exact_up_to
             metrics |= self.memory.rebuild(
-                Neighbourhood(stage.k_in, stage.k_cross, method.mutual, method.centre)
+                Neighbourhood(stage.k_in, stage.k_cross, method.mutual, method.centre, exact_up_to)
             )
         searched = time.perf_counter()
         sums: dict[str, Tensor] = {}

@@ -175,6 +175,12 @@ class BankConfig(Section):
         description="Up to this size of the whole bank each worker also keeps a copy on its device; beyond, negatives "
         "come from the shards at every step.",
     )
+    exact_up_to: int = Field(
+        200_000,
+        ge=1,
+        description="Neighbours among more rows (of two domains: the square root of their product) are searched "
+        "approximately, and the recall is measured and logged each time.",
+    )
     timeout: float = Field(
         60.0,
         gt=0,

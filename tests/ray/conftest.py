@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from ucdr_ray.cluster import approximate_search
 from ucdr_ray.cluster.session import start_ray
+from ucdr_ray.neighbors import approximate
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,12 @@ def ray_session() -> Iterator[None]:
 
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def however_scattered() -> Iterator[None]:
+    """Approximate searches are not given up for exact ones because so few rows have neighbours everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (approximate, approximate_search):
+            patch.setattr(module, "WORTH", 1)
+        yield

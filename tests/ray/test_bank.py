@@ -1,6 +1,5 @@
 """The sharded memory bank against the one in process: the same questions, the same answers, bit for bit."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.workers import Workers
 from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.memory import ShardedMemory
 from ucdr_ray.cluster.shards import start_shards
@@ -19,42 +19,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 NAMES, SIZES, DIM = ["one", "photo", "sketch"], [1, 37, 23], 8
 WORKERS = 2
-
-
-class Workers:
-    """What `World` is to processes, for the threads of this one."""
-
-    def __init__(self, size):
-        self.size, self._meeting, self._left = size, threading.Barrier(size), [None] * size
-
-    def member(self, rank):
-        return Member(self, rank)
-
-    def gather(self, rank, value):
-        self._left[rank] = value
-        self._meeting.wait()
-        found = list(self._left)
-        self._meeting.wait()
-        return found
-
-
-class Member:
-    def __init__(self, workers, rank):
-        self._workers, self.rank, self.size = workers, rank, workers.size
-
-    def exchange(self, domain, slot, key):
-        parts = self._workers.gather(self.rank, (domain, slot, key))
-        return tuple(torch.cat([part[i] for part in parts]) for i in range(3))
-
-    def copy_first(self, values):
-        for value in values:
-            value.copy_(self._workers.gather(self.rank, value)[0])
-
-    def barrier(self):
-        self._workers.gather(self.rank, None)
-
-    def sum(self, value):
-        return value
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +97,7 @@ searches = st.builds(
     st.sampled_from([None, 2, 60]),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([None, 1]),
 )
 steps = st.tuples(st.just("step"), st.integers(0, 2**20), st.integers(0, 12))
 events = st.one_of(
@@ -144,6 +109,7 @@ events = st.one_of(
 )
 
 
+@pytest.mark.usefixtures("however_scattered")
 @pytest.mark.parametrize("count", [3])
 @settings(
     max_examples=10,

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucdr_ray.neighbors import approximate, recall, sparse
-from ucdr_ray.neighbors.approximate import approximate_graphs, compared
+from ucdr_ray.neighbors.approximate import Clustered, approximate_graphs, compared
 from ucdr_ray.neighbors.clusters import Clusters, Sample, near
 from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, slots_of
-from ucdr_ray.neighbors.recall import mutual_recall, nearer
+from ucdr_ray.neighbors.order import by_slot
+from ucdr_ray.neighbors.recall import Here, mutual_recall, nearer
 from ucdr_ray.neighbors.search import Rows, search
 from ucdr_ray.neighbors.sparse import Grouped, search_near
 
@@ -33,6 +34,12 @@ def exact_lists(a, b, k):
     found = Nearest(len(a), k)
     search(Rows.all(a), found, None if b is None else Rows.all(b))
     return found.codes()
+
+
+def approximately(a, b, k, seed=0):
+    return approximate_graphs(
+        Clustered.of(a, seed), None if b is None else Clustered.of(b, seed + 1), k, seed=seed
+    )
 
 
 def some_near(a, b, seed, inside):
@@ -75,7 +82,7 @@ def test_with_all_clusters_near_the_lists_are_the_exact_ones(rows, keys, k, clus
         patch.setattr(sparse, "_ROWS", 16)
         patch.setattr(sparse, "_COLUMNS", 48)
         search_near(one, found, two, torch.ones(clusters, clusters, dtype=torch.bool), inside)
-    assert torch.equal(one.unsorted(found.codes()), exact_lists(a, None if inside else b, k))
+    assert torch.equal(by_slot(found.codes(), one.rows), exact_lists(a, None if inside else b, k))
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,7 +99,7 @@ def test_only_near_clusters_are_searched_and_never_the_row_itself(rows, k, clust
     score = (a @ b.T).masked_fill(~wanted[one][:, two], -9)
     if inside:
         score.fill_diagonal_(-9)
-    for row, slots in zip(score, slots_of(grouped.unsorted(found.codes())).tolist()):
+    for row, slots in zip(score, slots_of(by_slot(found.codes(), grouped.rows)).tolist()):
         expected = [j for j in row.argsort(descending=True)[:k].tolist() if row[j] > -9]
         assert [j for j in slots if j >= 0] == expected
 
@@ -103,8 +110,8 @@ def test_pieces_of_domains_find_what_the_whole_finds(rows, k, seed, inside):
     """As shards do: each holds some of the rows, in any order of slots, and is offered the others' in turn."""
     a = unit_rows(rows, 16, seed)
     b = a if inside else unit_rows(rows, 16, seed + 1)
-    clusters = Clusters.fit(Sample.of(a, rows, seed), seed)
-    others = clusters if inside else Clusters.fit(Sample.of(b, rows, seed), seed)
+    clusters = Clusters.fit(Sample.of(Rows.all(a), rows, seed), seed)
+    others = clusters if inside else Clusters.fit(Sample.of(Rows.all(b), rows, seed), seed)
     wanted = some_near(len(clusters), len(others), seed, inside)
 
     def lists(cut_a, cut_b):
@@ -116,7 +123,7 @@ def test_pieces_of_domains_find_what_the_whole_finds(rows, k, seed, inside):
             for theirs in order.flip(0).tensor_split([cut_b]):
                 part = Grouped.of(Rows(b[theirs], theirs), others.assign(b[theirs]), len(others))
                 search_near(piece, found, part, wanted, inside)
-            codes[mine] = piece.unsorted(found.codes())
+            codes[piece.rows.slots] = found.codes()
         return codes
 
     assert torch.equal(lists(rows, rows), lists(rows // 3, rows // 2))
@@ -141,7 +148,7 @@ def test_measured_recall_equals_the_naive_one(rows, k, seed, inside, ties):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recall, "_SAMPLED", 10**9)
         patch.setattr(recall, "_CHECKED", 10**9)
-        measured = mutual_recall(a, there, b, back, seed)
+        measured = mutual_recall(Here(a, there), None if b is None else Here(b, back), k, seed)
     exact_there = slots_of(exact_lists(a, b, k))
     exact = naive_pairs(exact_there, exact_there if b is None else slots_of(exact_lists(b, a, k)))
     ours = naive_pairs(slots_of(there), slots_of(there if back is None else back))
@@ -165,7 +172,7 @@ def test_counts_of_parts_add_up():
 def test_most_mutual_neighbours_are_found_with_a_fraction_of_the_work(across):
     a = clustered_rows(6000, 32, 0)
     b = clustered_rows(4000, 32, 1) if across else None
-    there, back, quality = approximate_graphs(a, b, 20)
+    there, back, quality = approximately(a, b, 20)
     exact = as_pairs(neighbour_graphs(a, b, 20)[0])
     true = len(exact & as_pairs(there)) / len(exact)
     assert true > 0.95 and quality.compared < 0.15
@@ -177,41 +184,45 @@ def test_neighbours_without_places_are_searched_exactly():
     """Random directions in many dimensions: a row's neighbours are everywhere."""
     a, b = unit_rows(900, 128, 0), unit_rows(700, 128, 1)
     for other in (None, b):
-        found, exact = approximate_graphs(a, other, 10), neighbour_graphs(a, other, 10)
+        found, exact = approximately(a, other, 10), neighbour_graphs(a, other, 10)
         assert found[2].compared == 1 and found[2].recall.share == 1
         for one, two in zip(found, exact):
             assert torch.equal(one.indptr, two.indptr) and torch.equal(one.indices, two.indices)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 5, 40])
-@pytest.mark.parametrize("others", [None, 0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+@pytest.mark.parametrize("others", [None, 1, 3])
 def test_tiny_domains(rows, others):
     a = unit_rows(rows, 8, 0)
     b = None if others is None else unit_rows(others, 8, 1)
-    for one, two in zip(approximate_graphs(a, b, 3)[:2], neighbour_graphs(a, b, 3)):
+    for one, two in zip(approximately(a, b, 3)[:2], neighbour_graphs(a, b, 3)):
         assert len(one.indptr) == len(two.indptr) and as_pairs(one) <= as_pairs(two)
 
 
 def test_the_same_seed_gives_the_same_graph():
     a = clustered_rows(3000, 16, 0)
-    one, two, other = (approximate_graphs(a, None, 10, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (approximately(a, None, 10, seed) for seed in (3, 3, 4))
     assert torch.equal(one[0].indices, two[0].indices) and one[2] == two[2]
     assert one[2].compared != other[2].compared
 
 
 def test_samples_of_shards_make_that_of_the_domain():
+    """Whatever order a shard keeps its rows in."""
     a = clustered_rows(5000, 16, 0)
-    shards = [Sample.of(part, 5000, seed) for seed, part in enumerate(a.split(1300))]
-    joined, whole = Sample.joined(shards), Sample.of(a, 5000, 0)
-    assert abs(len(joined.trained) - len(whole.trained)) <= 4 and abs(len(joined.held) - len(whole.held)) <= 4
+    cut = [slots[torch.randperm(len(slots))] for slots in torch.arange(5000).split(1300)]
+    joined = Sample.joined([Sample.of(Rows(a[slots], slots), 5000, 3) for slots in cut])
+    whole = Sample.of(Rows.all(a), 5000, 3)
+    assert torch.equal(joined.trained, whole.trained) and torch.equal(joined.held, whole.held)
+    both = torch.cat([whole.trained, whole.held])
+    assert len(both.unique(dim=0)) == len(both) > 2000
     clusters = Clusters.fit(joined, 0)
-    grouped = Grouped.of(Rows.all(a), clusters.assign(a), len(clusters))
-    assert compared(grouped, grouped, near(clusters, joined, clusters, None, 10)) < 0.2
+    sizes = torch.bincount(clusters.assign(a), minlength=len(clusters))
+    assert compared(sizes, sizes, near(clusters, joined, clusters, None, 10)) < 0.3
 
 
 def test_a_row_is_in_the_same_cluster_among_any_others():
     a = clustered_rows(700, 16, 0)
-    clusters = Clusters.fit(Sample.of(a, 700, 0), 0)
+    clusters = Clusters.fit(Sample.of(Rows.all(a), 700, 0), 0)
     whole = clusters.assign(a)
     assert torch.equal(whole, torch.cat([clusters.assign(part) for part in a.split(33)]))
     assert torch.equal(whole, (a.double() @ clusters.centroids.double().T).argmax(1))
@@ -221,4 +232,4 @@ def test_vectors_that_are_no_numbers_are_refused():
     a = unit_rows(40, 8, 0)
     a[7, 3] = float("inf")
     with pytest.raises(ValueError, match="must be finite"):
-        approximate_graphs(a, None, 5)
+        approximately(a, None, 5)

@@ -19,10 +19,10 @@ import torch
 
 from ucdr_ray.checkpoint import bank_parts, checkpoints, read_values
 from ucdr_ray.cluster.graph_file import GraphFile
+from ucdr_ray.cluster.wire import packed, unpacked
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
-from ucdr_ray.neighbors.search import Rows
-from ucdr_ray.neighbors.shard import Held, Named, Shard
+from ucdr_ray.neighbors.shard import Held, Shard
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -181,33 +181,22 @@ class BankShard:
         await self._work(search, self._shard.begin, wanted, [torch.from_numpy(total) for total in totals])
         return self._life
 
-    async def searched(self, search: int, domain: int, across: bool) -> Arrays:
-        rows = await self._work(search, self._shard.searched, domain, across)
-        return rows.vectors.numpy(), rows.slots.numpy()
+    async def step(self, search: int, name: str, *arguments: Any) -> Any:
+        """A step: a method of the shard."""
+        return packed(await self._work(search, getattr(self._shard, name), *map(unpacked, arguments)))
 
-    async def search(
-        self, search: int, a: int, b: int, peer: int, theirs: Arrays | None
-    ) -> np.ndarray | None:
-        self._once("search", a, b, peer)
-        rows = None if theirs is None else Rows(*map(torch.from_numpy, theirs))
-        found = await self._work(search, self._shard.search, a, b, peer, rows)
-        return None if found is None else found.numpy()
-
-    async def merge(self, search: int, a: int, b: int, peer: int, codes: np.ndarray) -> None:
-        self._once("merge", a, b, peer)
-        await self._work(search, self._shard.merge, a, b, torch.from_numpy(codes))
+    async def once(self, search: int, name: str, peer: int, a: int, b: int, *arguments: Any) -> Any:
+        """A step with a peer's rows or lists. Were it done again because Ray lost its answer, rows would be listed
+        twice."""
+        if (name, peer, a, b) in self._steps:
+            raise Forgotten
+        self._steps.add((name, peer, a, b))
+        return await self.step(search, name, a, b, *arguments)
 
     async def named(self, search: int, a: int, b: int) -> Any:
-        edges = await self._work(search, self._shard.named, a, b)
-        found = [(one.edge.numpy(), one.score.numpy()) for one in edges]
+        """For each shard, as a result of its own."""
+        found = await self.step(search, "named", a, b)
         return found if len(found) > 1 else found[0]
-
-    async def link(self, search: int, a: int, b: int, mutual: bool, *named: Arrays) -> None:
-        edges = [Named(*map(torch.from_numpy, arrays)) for arrays in named]
-        await self._work(search, self._shard.link, a, b, edges, mutual)
-
-    async def degrees(self, search: int, a: int, b: int, mutual: bool) -> tuple[int, int]:
-        return await self._work(search, self._shard.degrees, a, b, mutual)
 
     async def end(self, attempt: int, search: int, report: dict[str, float]) -> None:
         """Publish the new graphs, here and in a file that a successor finds them in."""
@@ -223,12 +212,6 @@ class BankShard:
         async with self._changed:
             await self._changed.wait_for(lambda: self._search >= search)
         return self._report
-
-    def _once(self, *step: str | int) -> None:
-        """A step that Ray repeats, its answer being lost, would count rows twice."""
-        if step in self._steps:
-            raise Forgotten
-        self._steps.add(step)
 
     async def _work(self, search: int, function: Callable[..., Any], *arguments: Any) -> Any:
         """One step of a search at a time, aside, so that calls are answered meanwhile."""

@@ -201,7 +201,7 @@ class ShardedMemory:
                 lives = [self._lives[shard] for shard in range(len(self._shards))]
                 number = self._search + attempt
                 return search_neighbours(
-                    self._shards, self._names, wanted, self._attempt, number, self.version, lives
+                    self._shards, self._names, wanted, self._attempt, number, self.version, lives, self._seed
                 )
             except Forgotten:
                 for shard, life in enumerate(self._shards.all("ping")):

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ucdr_ray.cluster.approximate_search import ApproximateSearch
 from ucdr_ray.cluster.bank import Forgotten
 from ucdr_ray.cluster.shards import Shards
-from ucdr_ray.neighbors.memory import Neighbourhood, sparsity
+from ucdr_ray.neighbors.approximate import EXACT
+from ucdr_ray.neighbors.memory import Neighbourhood, sparsity, told
 from ucdr_ray.neighbors.search import pairs_once
 
 
@@ -19,14 +21,16 @@ def search_neighbours(
     search: int,
     version: int,
     lives: Sequence[str],
+    seed: int,
 ) -> dict[str, float]:
     """Search all neighbours anew, in the rows of `version`; the graphs then lie with the shards.
 
     Between shards move, for each pair of domains and each shard, the rows of all others (D floats, a slot) and the
-    lists found for them (k codes), then every edge once (12 bytes).
+    lists found for them (k codes), then every edge once (12 bytes). An approximate search sends no lists.
 
     Args:
         lives: of the shards that hold the rows of `version`.
+        seed: of the samples of an approximate search.
 
     Raises:
         Forgotten: a shard died meanwhile.
@@ -40,20 +44,27 @@ def search_neighbours(
     domains = range(len(sizes))
     inside = [(a, a) for a in domains] if wanted.k_in is not None else []
     across = [(a, b) for a in domains for b in domains if a < b] if wanted.k_cross is not None else []
+    report: dict[str, float] = {}
+    approximate = ApproximateSearch(shards, search, wanted, seed)
     for a, b in inside + across:
-        _search_pair(shards, search, a, b)
+        quality = EXACT
+        if wanted.approximately(sizes[a], sizes[b]):
+            quality = approximate.pair(a, b)
+            report |= told(names[a], names[b], quality)
+        if quality == EXACT:
+            _search_pair(shards, search, a, b)
 
     graphs = inside + across + [(b, a) for a, b in across]
     for a, b in graphs:
         named = [actor.named.options(num_returns=count).remote(search, a, b) for actor in shards.actors]
         table = [row if count > 1 else [row] for row in named]  # [from][to]
         shards.get({
-            actor.link.remote(search, a, b, wanted.mutual, *(row[to] for row in table)): to
+            actor.step.remote(search, "link", a, b, wanted.mutual, *(row[to] for row in table)): to
             for to, actor in enumerate(shards.actors)
         })  # fmt: skip
-    report: dict[str, float] = {}
     for a, b in sorted(graphs):
-        with_any, edges = map(sum, zip(*shards.all("degrees", search, a, b, wanted.mutual), strict=True))
+        degrees = shards.all("step", search, "degrees", a, b, wanted.mutual)
+        with_any, edges = map(sum, zip(*degrees, strict=True))
         report |= sparsity(names[a], names[b], with_any, edges, sizes[a])
     shards.all("end", attempt, search, report)
     return report
@@ -69,12 +80,12 @@ def _search_pair(shards: Shards, search: int, a: int, b: int) -> None:
             theirs = None
             if mine != peer:
                 if peer not in rows:
-                    rows[peer] = shards.actors[peer].searched.remote(search, b, a != b)
+                    rows[peer] = shards.actors[peer].step.remote(search, "searched", b, a != b)
                 theirs = rows[peer]
-            codes = shards.actors[mine].search.remote(search, a, b, peer, theirs)
+            codes = shards.actors[mine].once.remote(search, "search", peer, a, b, peer, theirs)
             found[codes] = mine
             if mine != peer:
-                back[shards.actors[peer].merge.remote(search, b, a, mine, codes)] = peer
+                back[shards.actors[peer].once.remote(search, "merge", mine, b, a, codes)] = peer
         shards.wait(found)
         shards.get(back)
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from ucdr_ray.neighbors.clusters import Clusters, Sample, near
 from ucdr_ray.neighbors.mutual import Graph, graphs, neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest
-from ucdr_ray.neighbors.recall import Recall, mutual_recall
+from ucdr_ray.neighbors.order import by_slot
+from ucdr_ray.neighbors.recall import Here, Recall, mutual_recall
 from ucdr_ray.neighbors.search import Rows
 from ucdr_ray.neighbors.sparse import Grouped, search_near
 
@@ -22,8 +23,37 @@ class Quality:
     recall: Recall
 
 
+EXACT = Quality(1.0, Recall(1.0, 0))
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A domain's rows (N, D), N > 0, and what an approximate search needs to know of them."""
+
+    vectors: Tensor
+    sample: Sample
+    clusters: Clusters
+    grouped: Grouped
+
+    @classmethod
+    def of(cls, vectors: Tensor, seed: int = 0) -> "Clustered":
+        """
+        Args:
+            seed: of the sample by which rows are clustered; domains that are compared should have different ones.
+
+        Raises:
+            ValueError: a vector is not finite.
+        """
+        if not bool(vectors.isfinite().all()):
+            raise ValueError("vectors to search must be finite")
+        rows = Rows.all(vectors)
+        sample = Sample.of(rows, len(rows), seed)
+        clusters = Clusters.fit(sample, seed)
+        return cls(vectors, sample, clusters, Grouped.of(rows, clusters.assign(vectors), len(clusters)))
+
+
 def approximate_graphs(
-    a: Tensor, b: Tensor | None, k: int, mutual: bool = True, seed: int = 0
+    a: Clustered, b: Clustered | None, k: int, mutual: bool = True, seed: int = 0
 ) -> tuple[Graph, Graph, Quality]:
     """Nearly the graphs of `neighbour_graphs`, whose arguments these are, in a fraction of the time for many rows.
 
@@ -31,45 +61,25 @@ def approximate_graphs(
     happens across domains, the search is exact.
 
     Args:
-        seed: of the samples by which rows are clustered and recall is measured.
+        seed: of the rows on which recall is measured.
     """
     other = a if b is None else b
-    if not (bool(a.isfinite().all()) and bool(other.isfinite().all())):
-        raise ValueError("vectors to search must be finite")
-    if min(len(a), len(other)) == 0:
-        return _exact(a, b, k, mutual)
-    sample = Sample.of(a, len(a), seed)
-    clusters = Clusters.fit(sample, seed)
-    sorted_a = Grouped.of(Rows.all(a), clusters.assign(a), len(clusters))
-    if b is None:
-        wanted, sorted_b = near(clusters, sample, clusters, None, k), sorted_a
-    else:
-        sample_b = Sample.of(b, len(b), seed + 1)
-        clusters_b = Clusters.fit(sample_b, seed)
-        wanted = near(clusters, sample, clusters_b, sample_b, k)
-        sorted_b = Grouped.of(Rows.all(b), clusters_b.assign(b), len(clusters_b))
-    share = compared(sorted_a, sorted_b, wanted)
+    wanted = near(a.clusters, a.sample, other.clusters, None if b is None else b.sample, k)
+    share = compared(a.grouped.sizes(), other.grouped.sizes(), wanted)
     if share > WORTH:
-        return _exact(a, b, k, mutual)
-    there = _lists(sorted_a, sorted_b, wanted, k, b is None)
-    back = None if b is None else _lists(sorted_b, sorted_a, wanted.T, k, False)
-    # Another seed: rows that made the clusters are served better than others.
-    recall = mutual_recall(a, there, b, back, seed + 2)
-    return *graphs(there, back, mutual), Quality(share, recall)
+        return *neighbour_graphs(a.vectors, None if b is None else b.vectors, k, mutual), EXACT
+    there = _lists(a.grouped, other.grouped, wanted, k, b is None)
+    back = None if b is None else _lists(b.grouped, a.grouped, wanted.T, k, False)
+    there_side, back_side = Here(a.vectors, there), None if back is None else Here(other.vectors, back)
+    return *graphs(there, back, mutual), Quality(share, mutual_recall(there_side, back_side, k, seed))
 
 
-def compared(a: Grouped, b: Grouped, near: Tensor) -> float:
-    """Share of the pairs of rows that stand in near clusters."""
-    size, other = a.first.diff().double(), b.first.diff().double()
-    return float(size @ near.double() @ other) / (len(a) * len(b))
+def compared(a: Tensor, b: Tensor, near: Tensor) -> float:
+    """Share of the pairs of rows that stand in near clusters, which have (K_a,) and (K_b,) rows."""
+    return float(a.double() @ near.double() @ b.double()) / (int(a.sum()) * int(b.sum()))
 
 
 def _lists(a: Grouped, b: Grouped, near: Tensor, k: int, inside: bool) -> Tensor:
     found = Nearest(len(a), k, a.rows.vectors.device)
     search_near(a, found, b, near, inside)
-    return a.unsorted(found.codes())
-
-
-def _exact(a: Tensor, b: Tensor | None, k: int, mutual: bool) -> tuple[Graph, Graph, Quality]:
-    there, back = neighbour_graphs(a, b, k, mutual)
-    return there, back, Quality(1.0, Recall(1.0, 0))
+    return by_slot(found.codes(), a.rows)

@@ -4,6 +4,7 @@ Both are learnt from samples of rows: one part of a sample makes the clusters, t
 of all the shards of a domain, joined, do as well as one of the whole.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -35,26 +36,30 @@ class Sample:
     rows: int
 
     @classmethod
-    def of(cls, vectors: Tensor, rows: int, seed: int) -> "Sample":
-        """A shard's share of the domain's sample.
+    def of(cls, part: Rows, rows: int, seed: int) -> "Sample":
+        """A shard's share of the domain's sample: which rows are in it depends on `rows` and `seed` alone.
 
         Args:
-            vectors: (N, D) unit rows of the shard.
+            part: unit rows of the shard, in any order.
             rows: rows of the domain, all shards together.
         """
-        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
-        share = len(vectors) / max(rows, 1)
-        trained = min(-int(-_TRAINED * _clusters(rows) * share // 1), -(-len(vectors) // 2))
-        held = min(-int(-_HELD * share // 1), len(vectors) - trained)
-        return cls(
-            vectors[order[:trained].to(vectors.device)],
-            vectors[order[len(order) - held :].to(vectors.device)],
-            rows,
-        )
+        trained = min(_TRAINED * _clusters(rows), -(-rows // 2))
+        held = min(_HELD, rows - trained)
+        drawn = np.random.default_rng(seed).choice(rows, trained + held, replace=False)
+        order = part.slots.argsort()
+        slots = part.slots[order].cpu().numpy()
+
+        def own(some: np.ndarray) -> Tensor:
+            """Own rows among some, by ascending slot."""
+            return part.vectors[
+                order[torch.from_numpy(np.flatnonzero(np.isin(slots, some))).to(order.device)]
+            ]
+
+        return cls(own(drawn[:trained]), own(drawn[trained:]), rows)
 
     @classmethod
-    def joined(cls, shards: "list[Sample]") -> "Sample":
-        """The sample of the domain from those of its shards."""
+    def joined(cls, shards: "Sequence[Sample]") -> "Sample":
+        """The sample of the domain from those of its shards, which hold ascending slots."""
         trained = torch.cat([shard.trained for shard in shards])
         return cls(trained, torch.cat([shard.held for shard in shards]), shards[0].rows)
 
@@ -81,7 +86,7 @@ class Clusters:
         )
         before = faiss.omp_get_max_threads()
         try:
-            faiss.omp_set_num_threads(torch.get_num_threads())
+            faiss.omp_set_num_threads(1)  # so that the sums are the same wherever they are made
             means.train(rows)
         finally:
             faiss.omp_set_num_threads(before)

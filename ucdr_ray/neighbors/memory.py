@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ucdr_ray.neighbors.approximate import Clustered, Quality, approximate_graphs
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.candidates import Candidates, assemble, columns, negatives
 from ucdr_ray.neighbors.centre import centred
@@ -27,12 +30,19 @@ class Neighbourhood:
         mutual: keep only pairs that name each other.
         centre: subtract each domain's mean key (and renormalise) before searching across domains; a domain of one
             image stays as it is.
+        exact_up_to: rows of a domain up to which the search is exact, of two the square root of their product; None:
+            always.
     """
 
     k_in: int | None
     k_cross: int | None
     mutual: bool = True
     centre: bool = False
+    exact_up_to: int | None = None
+
+    def approximately(self, rows: int, others: int) -> bool:
+        """Whether neighbours of so many rows in so many others are to be searched approximately."""
+        return self.exact_up_to is not None and rows * others > self.exact_up_to**2
 
     @property
     def centred_across(self) -> bool:
@@ -140,13 +150,29 @@ class LocalMemory:
         self.graphs = {}
         keys = [bank.keys for bank in self.banks]
         across = [centred(key) for key in keys] if wanted.centred_across else keys
+
+        @cache
+        def clustered(domain: int, inside: bool) -> Clustered:
+            return Clustered.of((keys if inside else across)[domain], self._seed + domain)
+
+        def search(a: int, b: int, k: int) -> tuple[Graph, Graph]:
+            if not wanted.approximately(len(keys[a]), len(keys[b])):
+                one, two = (keys[a], None) if a == b else (across[a], across[b])
+                return neighbour_graphs(one, two, k, wanted.mutual)
+            inside = a == b or not wanted.centred_across
+            other = None if a == b else clustered(b, inside)
+            forth, back, quality = approximate_graphs(
+                clustered(a, inside), other, k, wanted.mutual, self._seed
+            )
+            report.update(told(self.names[a], self.names[b], quality))
+            return forth, back
+
         for a in range(len(keys)):
             if wanted.k_in is not None:
-                self.graphs[a, a] = neighbour_graphs(keys[a], None, wanted.k_in, wanted.mutual)[0]
+                self.graphs[a, a] = search(a, a, wanted.k_in)[0]
             for b in range(a + 1, len(keys)):
                 if wanted.k_cross is not None:
-                    found = neighbour_graphs(across[a], across[b], wanted.k_cross, wanted.mutual)
-                    self.graphs[a, b], self.graphs[b, a] = found
+                    self.graphs[a, b], self.graphs[b, a] = search(a, b, wanted.k_cross)
         for (a, b), graph in self.graphs.items():
             degrees = graph.degrees()
             with_any, edges = int((degrees > 0).sum()), int(degrees.sum())
@@ -171,3 +197,9 @@ class LocalMemory:
 def sparsity(a: str, b: str, with_any: int, edges: int, rows: int) -> dict[str, float]:
     """The report's lines for the graph a -> b of some rows, of which some have any neighbour."""
     return {f"share/{a}->{b}": with_any / max(rows, 1), f"degree/{a}->{b}": edges / max(rows, 1)}
+
+
+def told(a: str, b: str, quality: Quality) -> dict[str, float]:
+    """The report's lines for an approximate search between two domains, or inside one."""
+    lines = {f"compared/{a}->{b}": quality.compared}
+    return lines | ({f"recall/{a}->{b}": quality.recall.share} if isfinite(quality.recall.share) else {})

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from threading import Lock
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ucdr_ray.threads import each
 
 _SAMPLED = 256  # rows whose exact neighbours are searched
 _CHECKED = (
-    256  # pairs that were found, and as many again that were not, of which is counted whether they are mutual
+    256  # pairs that were found, and as many that were not, of which is counted whether they are mutual
 )
 
 
@@ -25,7 +27,58 @@ class Recall:
     pairs: int
 
 
-def mutual_recall(a: Tensor, there: Tensor, b: Tensor | None, back: Tensor | None, seed: int) -> Recall:
+class Side(Protocol):
+    """A domain with the approximate lists of its rows, wherever these lie. Slots may come in any order, repeatedly."""
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        ...
+
+    def vectors(self, slots: Tensor) -> Tensor:
+        """(E, D): the rows."""
+        ...
+
+    def lists(self, slots: Tensor) -> Tensor:
+        """(E, k) codes: their lists."""
+        ...
+
+    def nearest(self, queries: Rows, k: int) -> Tensor:
+        """(Q, k) codes: for each query the nearest of all rows, by exact search."""
+        ...
+
+    def nearer(self, keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None) -> Tensor:
+        """As `nearer`, of all rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """A domain with all its rows (N, D) and their lists (N, k) in one place."""
+
+    source: Tensor
+    codes: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.source)
+
+    def vectors(self, slots: Tensor) -> Tensor:
+        return self.source[slots.to(self.source.device)]
+
+    def lists(self, slots: Tensor) -> Tensor:
+        return self.codes[slots.to(self.codes.device)]
+
+    def nearest(self, queries: Rows, k: int) -> Tensor:
+        best = Nearest(len(queries), k, self.source.device)
+        search(queries, best, Rows.all(self.source))
+        return best.codes()
+
+    def nearer(self, keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None) -> Tensor:
+        return nearer(keys, score, slot, own, Rows.all(self.source))
+
+
+def mutual_recall(a: Side, b: Side | None, k: int, seed: int) -> Recall:
     """Measure it, at the cost of searching a few hundred rows exactly.
 
     Every mutual pair of a sampled row is among the row's exact neighbours, and it is mutual if fewer than k rows are
@@ -33,15 +86,15 @@ def mutual_recall(a: Tensor, there: Tensor, b: Tensor | None, back: Tensor | Non
     a pair worse than what the neighbour's approximate list ends with.
 
     Args:
-        a: (N, D) rows; there: (N, k) codes of their neighbours.
-        b: (M, D) the neighbours; back: (M, k) codes of theirs. None: neighbours inside `a`.
+        a: the rows; b: their neighbours, None: neighbours inside `a`.
+        k: length of the lists.
     """
-    k, draw = there.shape[1], torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(a), generator=draw)[:_SAMPLED].to(a.device)
-    other, lists = (a, there) if b is None or back is None else (b, back)
-    best = Nearest(len(rows), k + 1, a.device)
-    search(Rows(a[rows], rows), best, Rows.all(other))
-    codes = best.codes()
+    draw = np.random.default_rng(seed)
+    rows = torch.from_numpy(draw.choice(a.rows, min(_SAMPLED, a.rows), replace=False))
+    other = a if b is None else b
+    vectors = a.vectors(rows)
+    rows = rows.to(vectors.device)
+    codes = other.nearest(Rows(vectors, rows), k + 1)
     if b is None:  # without itself; where it does not stand in the list, without the last
         itself = slots_of(codes) == rows[:, None]
         itself[:, -1] |= ~itself.any(1)
@@ -49,21 +102,23 @@ def mutual_recall(a: Tensor, there: Tensor, b: Tensor | None, back: Tensor | Non
     else:
         codes = codes[:, :k].reshape(-1)
     real = slots_of(codes) >= 0
-    row, column = rows.repeat_interleave(k)[real], slots_of(codes)[real]
-    score = scores_of(codes)[real]
-    found = (slots_of(there[row]) == column[:, None]).any(1) & (slots_of(lists[column]) == row[:, None]).any(
-        1
-    )
-    last = lists[column, k - 1]
+    place = torch.arange(len(rows), device=rows.device).repeat_interleave(k)[real]
+    row, column, score = rows[place], slots_of(codes)[real], scores_of(codes)[real]
+    lists = other.lists(column)
+    found = (slots_of(a.lists(rows))[place] == column[:, None]).any(1)
+    found &= (slots_of(lists) == row[:, None]).any(1)
+    last = lists[:, -1]
     possible = found | (slots_of(last) < 0) | (score >= scores_of(last))
 
     def mutual(pairs: Tensor) -> float:
         """How many of the pairs, a mask, are mutual."""
         place = pairs.nonzero().view(-1)
-        checked = place[torch.randperm(len(place), generator=draw)[:_CHECKED].to(place.device)]
+        if len(place) == 0:
+            return 0.0
+        checked = place[torch.from_numpy(draw.permutation(len(place))[:_CHECKED]).to(place.device)]
         own = column[checked] if b is None else None
-        count = nearer(other[column[checked]], score[checked], row[checked], own, Rows.all(a))
-        return float((count < k).double().mean()) * len(place) if len(place) else 0.0
+        count = a.nearer(other.vectors(column[checked]), score[checked], row[checked], own)
+        return float((count < k).double().mean()) * len(place)
 
     kept, lost = mutual(found), mutual(possible & ~found)
     return Recall(kept / (kept + lost) if kept + lost else float("nan"), round(kept + lost))

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.centre import centred, exact_sum
+from ucdr_ray.neighbors.clusters import Clusters, Sample, near
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.mutual import spans
 from ucdr_ray.neighbors.nearest import Nearest, code, scores_of, slots_of
 from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.parts import span
+from ucdr_ray.neighbors.recall import nearer
 from ucdr_ray.neighbors.search import Rows, search
+from ucdr_ray.neighbors.sparse import Grouped, search_near
 
 Pair = tuple[int, int]  # of domains, query first
 
@@ -60,6 +63,8 @@ class Shard:
         self._rows: list[tuple[Rows, Rows]] = []
         self._lists: dict[Pair, Nearest] = {}
         self._found: dict[Pair, Tensor] = {}  # what became of the lists: codes (n, k) by slot
+        self._grouped: dict[tuple[int, bool], Grouped] = {}  # own rows by cluster
+        self._order: dict[Pair, Rows] = {}  # of lists whose rows are in another order
 
     def push(self, domain: Tensor, slot: Tensor, key: Tensor) -> None:
         """Store keys (B, D) of own rows (B,), (B,)."""
@@ -104,7 +109,8 @@ class Shard:
         Args:
             totals: the domains' `exact_sum` over all shards; empty where none is to be centred.
         """
-        self.graphs, self._lists, self._found, self._rows = {}, {}, {}, []
+        self.end()
+        self.graphs = {}
         for a, bank in enumerate(self.banks):
             first, stop = self.spans[a]
             rows = across = alike(Rows.all(bank.keys, first))
@@ -148,6 +154,73 @@ class Shard:
         """Take what a peer found in its rows of `b` for own rows of `a`."""
         self._lists[a, b].merge(codes)
 
+    # Instead of `search` and `merge`, an approximate search: `sample`, `clusters`, `group`, `near`, `search_near`.
+
+    def sample(self, domain: int, across: bool, seed: int) -> Sample:
+        """This shard's share of a domain's sample."""
+        return Sample.of(self.searched(domain, across), self.sizes[domain], seed)
+
+    def clusters(self, seed: int, *samples: Sample) -> Clusters:
+        """The clusters of a domain, from all shards' shares of its sample."""
+        return Clusters.fit(Sample.joined(samples), seed)
+
+    def group(self, domain: int, across: bool, clusters: Clusters) -> Tensor:
+        """Sort own rows by cluster; (K,) how many are in each."""
+        rows = self.searched(domain, across)
+        self._grouped[domain, across] = Grouped.of(rows, clusters.assign(rows.vectors), len(clusters))
+        return self._grouped[domain, across].sizes()
+
+    def grouped(self, domain: int, across: bool) -> Grouped:
+        return self._grouped[domain, across]
+
+    def near(self, k: int, inside: bool, a: Clusters, b: Clusters, *samples: Sample) -> Tensor:
+        """`clusters.near`, from all shards' shares of the sample of a, then those of b's."""
+        one = Sample.joined(samples[: self.count])
+        return near(a, one, b, None if inside else Sample.joined(samples[self.count :]), k)
+
+    def search_near(
+        self, a: int, b: int, peer: int, across: bool, near: Tensor, theirs: Grouped | None
+    ) -> None:
+        """Search own rows of `a` for neighbours among a peer's of `b`; the peer's own lists are left to the peer.
+
+        Args:
+            theirs: the peer's rows; this shard itself: none.
+        """
+        mine = self._grouped[a, across]
+        self._order[a, b] = mine.rows
+        peers = self._grouped[b, across] if peer == self.index or theirs is None else theirs
+        search_near(mine, self._lists[a, b], peers, near, a == b)
+
+    # What is asked to measure the recall of that: `recall.Side`.
+
+    def vectors(self, domain: int, across: bool, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Own rows among `slots` (E,): (e,) their places there, (e, D)."""
+        place, own = self._own(domain, slots)
+        rows = self.searched(domain, across)
+        return place, rows.vectors[rows.slots.argsort()[own]]
+
+    def lists(self, a: int, b: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """The lists of own rows of `a` among `slots` (E,): (e,) their places there, (e, k) codes."""
+        place, own = self._own(a, slots)
+        return place, self._codes(a, b)[own]
+
+    def nearest(self, domain: int, across: bool, queries: Rows, k: int) -> Tensor:
+        """(Q, k) codes of the nearest own rows."""
+        best = Nearest(len(queries), k)
+        search(queries, best, self.searched(domain, across))
+        return best.codes()
+
+    def nearer(
+        self, domain: int, across: bool, keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None
+    ) -> Tensor:
+        """`recall.nearer` among own rows."""
+        return nearer(keys, score, slot, own, self.searched(domain, across))
+
+    def _own(self, domain: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        first, stop = self.spans[domain]
+        place = ((slots >= first) & (slots < stop)).nonzero().view(-1)
+        return place, slots[place] - first
+
     def named(self, a: int, b: int) -> list[Named]:
         """For each shard, the edges from own rows of `a` to its rows of `b`."""
         codes = self._codes(a, b)
@@ -160,7 +233,7 @@ class Shard:
         held = [(neighbour >= first) & (neighbour < stop) for first, stop in ends]
         return [Named(edge[mine], score[mine]) for mine in held]
 
-    def link(self, a: int, b: int, named: Sequence[Named], mutual: bool) -> None:
+    def link(self, a: int, b: int, mutual: bool, *named: Named) -> None:
         """Make the graph a -> b to own rows of `b`, from the edges that each shard named; mutual ones alone."""
         edge = torch.cat([one.edge for one in named])
         if mutual:
@@ -181,11 +254,12 @@ class Shard:
 
     def end(self) -> None:
         """Give back the memory that the search took."""
-        self._lists, self._found, self._rows = {}, {}, []
+        self._lists, self._found, self._rows, self._grouped, self._order = {}, {}, [], {}, {}
 
     def _codes(self, a: int, b: int) -> Tensor:
         """The finished lists of own rows of `a`, by slot."""
         if (a, b) not in self._found:
             codes = self._lists.pop((a, b)).codes()
-            self._found[a, b] = by_slot(codes, self.searched(a, a != b), self.spans[a][0])
+            rows = self._order.get((a, b), self.searched(a, a != b))
+            self._found[a, b] = by_slot(codes, rows, self.spans[a][0])
         return self._found[a, b]

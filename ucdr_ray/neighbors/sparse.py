@@ -26,7 +26,6 @@ class Grouped:
 
     rows: Rows
     first: Tensor  # (K + 1,) int64
-    order: Tensor  # (N,) int64, where each stood before
 
     @classmethod
     def of(cls, rows: Rows, cluster: Tensor, clusters: int) -> "Grouped":
@@ -34,16 +33,14 @@ class Grouped:
         order = cluster.argsort(stable=True)
         first = torch.zeros(clusters + 1, dtype=torch.int64)
         first[1:] = torch.bincount(cluster.cpu(), minlength=clusters).cumsum(0)
-        return cls(Rows(rows.vectors[order], rows.slots[order]), first, order)
+        return cls(Rows(rows.vectors[order], rows.slots[order]), first)
+
+    def sizes(self) -> Tensor:
+        """(K,) int64: rows of each cluster."""
+        return self.first.diff()
 
     def __len__(self) -> int:
-        return len(self.order)
-
-    def unsorted(self, codes: Tensor) -> Tensor:
-        """Lists (N, k) of the sorted rows in the order in which the rows came."""
-        found = torch.empty_like(codes)
-        found[self.order] = codes
-        return found
+        return len(self.rows)
 
 
 def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bool) -> None:
@@ -82,7 +79,7 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
                     rows, row, dots(a.rows.vectors[rows], row, vectors, at), b.rows.slots.index_select(0, at)
                 )
 
-    filled = (a.first.diff() > 0).nonzero().view(-1).tolist()
+    filled = (a.sizes() > 0).nonzero().view(-1).tolist()
     each(one, filled, None if device.type == "cpu" else 1)
 
 
