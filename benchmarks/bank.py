@@ -1,15 +1,16 @@
 """The sharded memory bank against the one in process: what it adds to a training step.
 
 Two workers (processes, gloo) and two shards take the same steps with each kind of memory, in turns: the rows of a step
-are announced, the step's compute is slept, keys are pushed, and all candidates of the step are asked for. Every answer
+are announced, the step's compute is done, keys are pushed, and all candidates of the step are asked for. Every answer
 of the sharded bank is compared with the local one's: neighbours and keys must be equal to the bit.
 
-The compute is 0.1 s, what 128 images of ResNet-50 take on one large GPU, query and key encoder together; on a CPU it is
-some hundred times that, and what the bank adds to a step is hidden the more.
+The compute is slept, 0.1 s, what 128 images of ResNet-50 take on one large GPU, query and key encoder together; and
+then it is real: MobileNetV1-0.25 forward and backward and its momentum twin forward, 64 images of 96 px on a core of
+each worker. On a machine with as many cores as workers the shards then have none of their own.
 
-sharded_step_overhead: (sharded - local) / local, medians of whole steps. push_ms, query_ms: the bank's share of
-a worker's step in which it waits: announcing and pushing (with the exchange of keys, which the local one needs too),
-and asking for candidates.
+sharded_step_overhead: (sharded - local) / local, medians of whole steps; `_mobilenet`: of those with the real compute.
+push_ms, query_ms: the bank's share of a worker's step in which it waits: announcing and pushing (with the exchange of
+keys, which the local one needs too), and asking for candidates.
 
 Example: python benchmarks/bank.py --json bank.json
 """
@@ -18,6 +19,7 @@ import hashlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ import torch.distributed as dist
 import typer
 from rich.console import Console
 from rich.table import Table
+from transformers import MobileNetV1Config, MobileNetV1Model
 
 from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.memory import ShardedMemory
@@ -38,6 +41,7 @@ from ucdr_ray.world import World
 
 WORKERS, SHARDS, DIM, BATCH, K = 2, 2, 128, 64, 50
 KINDS = ("local", "sharded, copies", "sharded, no copies")
+Medians = dict[str, dict[str, float]]  # kind of memory -> part of a step -> seconds
 
 
 def rows(count: int, seed: int) -> torch.Tensor:
@@ -55,6 +59,9 @@ class Worker:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORKERS)
         self.rank, self.size, world, device = rank, size, World(), torch.device("cpu")
+        shape = MobileNetV1Config(depth_multiplier=0.25, image_size=96)
+        self.encoder, self.twin = MobileNetV1Model(shape), MobileNetV1Model(shape)
+        self.images = torch.rand(BATCH, 3, 96, 96)
         names = ["photo", "sketch"]
         local = LocalMemory([(name, size) for name in names], DIM, 65_536, world.exchange)
         self.memories: dict[str, Memory] = {"local": local}
@@ -71,6 +78,16 @@ class Worker:
         started = time.perf_counter()
         return self.memories[kind].rebuild(Neighbourhood(K, K)), time.perf_counter() - started
 
+    def compute(self, seconds: float) -> None:
+        """A step's: slept, or for 0 seconds real."""
+        if seconds > 0:
+            time.sleep(seconds)
+            return
+        self.encoder(self.images).pooler_output.square().mean().backward()
+        self.encoder.zero_grad()
+        with torch.no_grad():
+            self.twin(self.images)
+
     def steps(self, kind: str, count: int, seconds: float, seed: int) -> dict[str, Any]:
         """Times of the steps and of their parts, and a checksum of all candidates."""
         memory, seen = self.memories[kind], hashlib.sha256()
@@ -85,8 +102,8 @@ class Worker:
             started = time.perf_counter()
             memory.expect(domain, slot)
             told = time.perf_counter()
-            time.sleep(seconds)
-            slept = time.perf_counter()
+            self.compute(seconds)
+            computed = time.perf_counter()
             memory.push(domain, slot, key)
             pushed = time.perf_counter()
             found = [memory.candidates(a, slot[domain == a], b) for a in range(2) for b in range(2)]
@@ -95,9 +112,37 @@ class Worker:
                 for tensor in (candidates.keys, candidates.positive, candidates.own):
                     seen.update(tensor.contiguous().numpy().tobytes())
             times["step"].append(ended - started)
-            times["push"].append(told - started + pushed - slept)
+            times["push"].append(told - started + pushed - computed)
             times["query"].append(ended - pushed)
         return times | {"seen": seen.hexdigest()}
+
+
+def measured(both: Callable[..., list[Any]], rounds: int, count: int, seconds: float) -> Medians:
+    """Steps of each kind in turns; medians over those of the slower worker."""
+    times: dict[str, dict[str, list[float]]] = {kind: {"step": [], "push": [], "query": []} for kind in KINDS}
+    for round_ in range(rounds):
+        seen = []
+        for kind in KINDS:
+            said = both("steps", kind, count, seconds, round_)
+            for part in times[kind]:
+                times[kind][part] += [max(pair) for pair in zip(*(s[part] for s in said), strict=True)]
+            seen.append([s["seen"] for s in said])
+        assert all(other == seen[0] for other in seen), "sharded and local banks differ"
+    return {kind: {part: statistics.median(t) for part, t in times[kind].items()} for kind in KINDS}
+
+
+def show(middle: Medians, name: str, searched: dict[str, float], size: int, steps: int) -> None:
+    compute = "MobileNetV1-0.25" if name else "slept"
+    table = Table(
+        title=f"2 workers x {SHARDS} shards, 2 x {size:,} rows of {DIM}, {steps} steps each, {compute}, ms"
+    )
+    for column in ("memory", "search, s", "step", "push", "query", "over local"):
+        table.add_column(column, justify="left" if column == "memory" else "right")
+    for kind in KINDS:
+        parts = [f"{1e3 * middle[kind][part]:.1f}" for part in ("step", "push", "query")]
+        over = f"{middle[kind]['step'] / middle['local']['step'] - 1:+.1%}"
+        table.add_row(kind, f"{searched[kind]:.1f}", *parts, over)
+    Console().print(table)
 
 
 def main(
@@ -125,39 +170,22 @@ def main(
 
         found = {kind: both("search", kind)[0] for kind in KINDS}
         assert len({str(sorted(report.items())) for report, _ in found.values()}) == 1
-        times: dict[str, dict[str, list[float]]] = {
-            kind: {"step": [], "push": [], "query": []} for kind in KINDS
-        }
-        for round_ in range(rounds):
-            seen = []
-            for kind in KINDS:
-                said = both("steps", kind, count, seconds, round_)
-                for part in times[kind]:
-                    times[kind][part] += [max(pair) for pair in zip(*(s[part] for s in said), strict=True)]
-                seen.append([s["seen"] for s in said])
-            assert all(other == seen[0] for other in seen), "sharded and local banks differ"
-    middle = {kind: {part: statistics.median(t) for part, t in times[kind].items()} for kind in KINDS}
-    table = Table(
-        title=f"2 workers x {SHARDS} shards, 2 x {size:,} rows of {DIM}, {rounds * count} steps each, ms"
-    )
-    for column in ("memory", "search, s", "step", "push", "query", "over local"):
-        table.add_column(column, justify="left" if column == "memory" else "right")
-    local = middle["local"]["step"]
-    for kind in KINDS:
-        parts = [f"{1e3 * middle[kind][part]:.1f}" for part in ("step", "push", "query")]
-        table.add_row(kind, f"{found[kind][1]:.1f}", *parts, f"{middle[kind]['step'] / local - 1:+.1%}")
-    Console().print(table)
-    copies, remote = middle[KINDS[1]], middle[KINDS[2]]
-    figures = {
-        "sharded_step_overhead": copies["step"] / local - 1,
-        "sharded_step_overhead_without_copies": remote["step"] / local - 1,
-        "push_ms": 1e3 * copies["push"],
-        "query_ms": 1e3 * copies["query"],
-        "push_ms_without_copies": 1e3 * remote["push"],
-        "query_ms_without_copies": 1e3 * remote["query"],
-        "local_push_ms": 1e3 * middle["local"]["push"],
-        "local_query_ms": 1e3 * middle["local"]["query"],
-    }
+        figures: dict[str, float] = {}
+        for name, computed in (("", seconds), ("_mobilenet", 0.0)):
+            middle = measured(both, rounds, count, computed)
+            show(middle, name, {kind: seconds for kind, (_, seconds) in found.items()}, size, rounds * count)
+            local, copies, remote = (middle[kind] for kind in KINDS)
+            figures |= {
+                f"sharded_step_overhead{name}": copies["step"] / local["step"] - 1,
+                f"sharded_step_overhead_without_copies{name}": remote["step"] / local["step"] - 1,
+                f"push_ms{name}": 1e3 * copies["push"],
+                f"query_ms{name}": 1e3 * copies["query"],
+                f"push_ms_without_copies{name}": 1e3 * remote["push"],
+                f"query_ms_without_copies{name}": 1e3 * remote["query"],
+                f"local_push_ms{name}": 1e3 * local["push"],
+                f"local_query_ms{name}": 1e3 * local["query"],
+                f"local_step_ms{name}": 1e3 * local["step"],
+            }
     if json is not None:
         write_json(json, figures)
 

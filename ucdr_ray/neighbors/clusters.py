@@ -19,7 +19,7 @@ from ucdr_ray.neighbors.search import Rows, search
 
 # Share of a sample's mutual pairs that must stand in pairs of clusters that are searched.
 COVERED = 0.985
-_PER_ROOT = 2
+_PER_ROOT = 2  # clusters for the square root of a domain's rows
 _MOST = 8192  # clusters of one domain; a yes or no for every pair of them takes 64 MB
 _TRAINED = 24  # sampled rows for each cluster
 _HELD = 16_384  # sampled rows that say how far to look
@@ -72,7 +72,7 @@ class Clusters:
 
     @classmethod
     def fit(cls, sample: Sample, seed: int) -> "Clusters":
-        """k-means by inner product on `sample.trained`: about 6 sqrt(rows) clusters."""
+        """k-means by inner product on `sample.trained`: about 2 sqrt(rows) clusters."""
         rows = sample.trained.cpu().numpy()
         count = max(1, min(_clusters(sample.rows), len(rows) // 8))
         means = faiss.Kmeans(

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 _CROWDED = 0.03  # share of pairs above which scoring them takes longer than a float32 product that errs less
-_SHAPE = 64
+_SHAPE = 64  # products have a multiple of so many rows and columns
 _NEVER = -128  # minus infinity of bfloat16, seen as a whole number
 _LINES = 512  # of a tile at once, which the cache holds
-_PIECE = (
-    2**18
-)  # numbers gathered at once: more would be fresh memory each time, which costs several times as much
-_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
+_PIECE = 2**18  # numbers gathered at once; more would be fresh memory each time, several times as slow
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # which sum in float32
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -126,16 +124,14 @@ class Tile:
         """
         floors = [rows - self._margin[0]] + ([] if columns is None else [columns - self._margin[1]])
         if self._rounded:
-            # Of numbers that are not positive, the order is another.
-            found = (
-                self._where([_truncated(floor) for floor in floors]) if all(map(_positive, floors)) else None
-            )
-            if found is None or len(found[0]) > _CROWDED * self._values.numel():
-                whole = Tile(self._a.unrounded(), self._b.unrounded(), self._space)
-                for pairs in self._left_out:
-                    whole.leave_out(*pairs)
-                return whole.reaching(rows, columns)
-            return found
+            if all(map(_positive, floors)):  # the order of others is another
+                found = self._where([_truncated(floor) for floor in floors])
+                if len(found[0]) <= _CROWDED * self._values.numel():
+                    return found
+            whole = Tile(self._a.unrounded(), self._b.unrounded(), self._space)
+            for pairs in self._left_out:
+                whole.leave_out(*pairs)
+            return whole.reaching(rows, columns)
         return self._where(floors)
 
     def _where(self, floors: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Approximate search: exact search that leaves out pairs of clusters in which neighbours are hardly ever found.
 
-What is searched is computed as in exact search, in large products and to the same bits, so that with no pair of
-clusters left out the lists are the exact ones.
+What is searched is scored as in exact search, to the same bits, so that with no pair of clusters left out the lists are
+the exact ones.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ucdr_ray.neighbors.search import Rows, expect
 from ucdr_ray.threads import each
 
 _ROWS = 512  # of a cluster at once
-_EVEN = 1024
+_EVEN = 1024  # columns are padded to a multiple of so many: see `screen`
 _COLUMNS = 16_384  # rows of the clusters near it at once
 
 
@@ -66,7 +66,6 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
         for start in range(int(a.first[cluster]), last, _ROWS):
             rows = slice(start, min(start + _ROWS, last))
             for some in place.split(_COLUMNS):
-                # Few shapes of products: see `screen`.
                 padded = torch.nn.functional.pad(some, (0, -len(some) % _EVEN))
                 tile = Tile(mine.some(rows), theirs.some(padded), space)
                 tile.leave_out(slice(None), slice(len(some), None))
