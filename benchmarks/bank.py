@@ -1,6 +1,6 @@
 """The sharded memory bank against the one in process: what it adds to a training step.
 
-Two workers (processes, gloo) and two shards take the same steps with each kind of memory, in turns: the rows of a step
+Two workers (processes, gloo) and some shards take the same steps with each kind of memory, in turns: the rows of a step
 are announced, the step's compute is done, keys are pushed, and all candidates of the step are asked for. Every answer
 of the sharded bank is compared with the local one's: neighbours and keys must be equal to the bit.
 
@@ -39,7 +39,7 @@ from ucdr_ray.files import write_json
 from ucdr_ray.neighbors.memory import LocalMemory, Memory, Neighbourhood
 from ucdr_ray.world import World
 
-WORKERS, SHARDS, DIM, BATCH, K = 2, 2, 128, 64, 50
+WORKERS, DIM, BATCH, K = 2, 128, 64, 50
 KINDS = ("local", "sharded, copies", "sharded, no copies")
 Medians = dict[str, dict[str, float]]  # kind of memory -> part of a step -> seconds
 
@@ -131,11 +131,9 @@ def measured(both: Callable[..., list[Any]], rounds: int, count: int, seconds: f
     return {kind: {part: statistics.median(t) for part, t in times[kind].items()} for kind in KINDS}
 
 
-def show(middle: Medians, name: str, searched: dict[str, float], size: int, steps: int) -> None:
-    compute = "MobileNetV1-0.25" if name else "slept"
-    table = Table(
-        title=f"2 workers x {SHARDS} shards, 2 x {size:,} rows of {DIM}, {steps} steps each, {compute}, ms"
-    )
+def show(middle: Medians, searched: dict[str, float], what: str, shards: int, real: bool) -> None:
+    compute = "MobileNetV1-0.25" if real else "slept"
+    table = Table(title=f"{WORKERS} workers x {shards} shards, {what}, {compute}, ms")
     for column in ("memory", "search, s", "step", "push", "query", "over local"):
         table.add_column(column, justify="left" if column == "memory" else "right")
     for kind in KINDS:
@@ -150,18 +148,19 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="About a minute; a smoke figure.")] = False,
     size: Annotated[int, typer.Option(help="Rows of each of two domains.")] = 20_000,
     seconds: Annotated[float, typer.Option(help="Compute of a step, slept.")] = 0.1,
+    shards: Annotated[int, typer.Option(help="Shards of the bank.")] = 2,
 ) -> None:
     size, rounds, count = (4_000, 3, 10) if quick else (size, 9, 20)
     start_ray(num_cpus=4)
     with tempfile.TemporaryDirectory() as folder:
-        shards = []
+        banks = []
         for number in range(2):
             run = Path(folder) / str(number)
             run.mkdir()
-            shards.append(start_shards(BankSpec([size, size], DIM, SHARDS, 0.0, run, 1), 60.0))
+            banks.append(start_shards(BankSpec([size, size], DIM, shards, 0.0, run, 1), 60.0))
         kind_of_actor = ray.remote(Worker)
         workers = [
-            kind_of_actor.options(num_cpus=1).remote(rank, Path(folder), size, shards)
+            kind_of_actor.options(num_cpus=1).remote(rank, Path(folder), size, banks)
             for rank in range(WORKERS)
         ]
 
@@ -173,7 +172,14 @@ def main(
         figures: dict[str, float] = {}
         for name, computed in (("", seconds), ("_mobilenet", 0.0)):
             middle = measured(both, rounds, count, computed)
-            show(middle, name, {kind: seconds for kind, (_, seconds) in found.items()}, size, rounds * count)
+            searched = {kind: seconds for kind, (_, seconds) in found.items()}
+            show(
+                middle,
+                searched,
+                f"2 x {size:,} rows of {DIM}, {rounds * count} steps each",
+                shards,
+                bool(name),
+            )
             local, copies, remote = (middle[kind] for kind in KINDS)
             figures |= {
                 f"sharded_step_overhead{name}": copies["step"] / local["step"] - 1,

@@ -166,8 +166,8 @@ class BankConfig(Section):
         None,
         ge=0,
         le=4096,
-        description="Ray actors that share the rows; 0: every worker holds all; empty: 0 with one worker, else as many "
-        "as workers.",
+        description="Ray actors that share the rows; 0: every worker holds all; empty: 0 with one worker, else one for "
+        "each node and for every four workers.",
     )
     copy_limit_gb: float = Field(
         4.0,

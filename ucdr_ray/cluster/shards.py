@@ -95,7 +95,16 @@ def start_shards(spec: BankSpec, timeout: float) -> Shards:
     return Shards(actors, spec, timeout)
 
 
+def default_shards(workers: int) -> int:
+    """One for each node and for every four workers: every worker asks every shard at every step, and each asking has
+    its price."""
+    return max(_nodes(), -(-workers // 4))
+
+
 def shard_threads(shards: int) -> int:
     """Threads for one shard: its node's cores, shared out, if the shards lie evenly on the nodes."""
-    nodes = max(1, len([node for node in ray.nodes() if node["Alive"]]))
-    return max(1, (os.cpu_count() or 1) * nodes // shards)
+    return max(1, (os.cpu_count() or 1) * _nodes() // shards)
+
+
+def _nodes() -> int:
+    return max(1, sum(node["Alive"] for node in ray.nodes()))

@@ -16,7 +16,7 @@ import torch
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.memory import ShardedMemory
-from ucdr_ray.cluster.shards import Shards
+from ucdr_ray.cluster.shards import Shards, default_shards
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import Metrics, Trainer, local_memory
 from ucdr_ray.errors import JobError, UserError
@@ -82,10 +82,10 @@ def make_memory(
 
 
 def bank_shards(config: RunConfig) -> int:
-    """Shards of the memory bank; 0: each worker holds all rows."""
+    """Shards of the memory bank; 0: each worker holds all rows. To be asked when Ray is running."""
     if config.bank.shards is not None:
         return config.bank.shards
-    return config.train.workers if config.train.workers > 1 else 0
+    return default_shards(config.train.workers) if config.train.workers > 1 else 0
 
 
 def make_feed(job: Job, rank: int, workers: int) -> Feed:
