@@ -5,13 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.neighbors import screen
+from ucdr_ray.neighbors import order
 from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, scores_of, slots_of
 from ucdr_ray.neighbors.search import Rows, search
+from ucdr_ray.neighbors.shard import Shard
 
 
 def unit_rows(rows, dim, seed):
@@ -135,51 +136,56 @@ def test_a_search_inside_finds_what_a_full_sort_finds(rows, k, size, seed):
     torch.testing.assert_close(score.gather(1, slots_of(codes)), expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    st.integers(1, 150),
-    st.integers(1, 150),
-    st.integers(1, 200),
-    st.integers(1, 60),
-    st.sampled_from(["unit", "crowded", "opposite", "few values", "lengths", "tiny", "huge"]),
-    st.booleans(),
-    st.integers(0, 10_000),
-)
-def test_rounded_products_lose_nothing(rows, keys, dim, k, kind, inside, seed):
-    """Searched by products of bfloat16 or of float32, the lists are the same to the bit, and right."""
-    a, b = unit_rows(rows, dim, seed), unit_rows(keys, dim, seed + 1)
-    if kind in ("crowded", "opposite"):
-        shared = unit_rows(1, dim, seed + 2) * 30
-        a, b = a + shared, b + shared * (1 if kind == "crowded" else -1)
-        a, b = (torch.nn.functional.normalize(x, dim=1) for x in (a, b))
-    elif kind == "few values":
-        a, b = (a * 3).round(), (b * 3).round()
-    elif kind == "lengths":
-        a, b = a * torch.logspace(-3, 3, rows)[:, None], b * torch.logspace(3, -3, keys)[:, None]
-    elif kind in ("tiny", "huge"):
-        a, b = (x * (1e-21 if kind == "tiny" else 1e15) for x in (a, b))
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 200), st.integers(1, 20), st.integers(0, 10_000), st.booleans())
+def test_graphs_do_not_depend_on_the_order_of_the_search(rows, keys, k, seed, inside):
+    a, b = unit_rows(rows, 16, seed), None if inside else unit_rows(keys, 16, seed + 1)
+    whole = neighbour_graphs(a, b, k)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (searching, order):
+            patch.setattr(module, "side", lambda device: 32)
+        assert rows <= 32 or not torch.equal(order.alike(Rows.all(a)).slots, torch.arange(rows))
+        sorted_ = neighbour_graphs(a, b, k)
+    for one, two in zip(whole, sorted_, strict=True):
+        assert torch.equal(one.indptr, two.indptr) and torch.equal(one.indices, two.indices)
 
-    def found(fast):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(searching, "side", lambda device: 64)
-            patch.setattr(screen, "fast_bfloat16", lambda device: fast)
-            there = Nearest(rows, k)
-            if inside:
-                search(Rows.all(a), there)
-                return [there.codes()]
-            back = Nearest(keys, k)
-            search(Rows.all(a), there, Rows.all(b), back)
-            return [there.codes(), back.codes()]
 
-    lists = found(True)
-    assert all(torch.equal(rounded, whole) for rounded, whole in zip(lists, found(False), strict=True))
-    other = a if inside else b
-    score = a.double() @ other.double().T
-    if inside:
-        score.fill_diagonal_(float("-inf"))
-    best = score.sort(dim=1, descending=True).values[:, : min(k, len(other) - inside)]
-    far = 1e-6 * float(a.norm(dim=1).max() * other.norm(dim=1).max()) + 1e-40
-    torch.testing.assert_close(scores_of(lists[0])[:, : best.shape[1]].double(), best, rtol=0, atol=far)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(0, 10_000), st.booleans(), st.booleans())
+def test_shards_in_another_order_find_the_same_edges(count, seed, mutual, centre):
+    """As `cluster.neighbour_search` leads them, without Ray."""
+    sizes, wanted = [130, 90], Neighbourhood(6, 5, mutual, centre)
+    keys = [unit_rows(n, 16, seed + n) for n in sizes]
+    local = LocalMemory([("a", sizes[0]), ("b", sizes[1])], 16)
+    shards = [Shard(sizes, 16, index, count) for index in range(count)]
+    for domain, rows in enumerate(keys):
+        local.push(torch.full((len(rows),), domain), torch.arange(len(rows)), rows)
+        for shard in shards:
+            first, stop = shard.spans[domain]
+            own = torch.arange(first, stop)
+            shard.push(torch.full_like(own, domain), own, rows[first:stop])
+    local.rebuild(wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (searching, order):
+            patch.setattr(module, "side", lambda device: 32)
+        totals = [sum(shard.total(d) for shard in shards) for d in range(2)] if centre else []
+        for shard in shards:
+            shard.begin(wanted, totals)
+        for a, b in [(0, 0), (1, 1), (0, 1)]:
+            for i, j in searching.pairs_once(count, count, a == b):
+                theirs = None if i == j else shards[j].searched(b, a != b)
+                codes = shards[i].search(a, b, j, theirs)
+                if codes is not None:
+                    shards[j].merge(b, a, codes)
+        for a, b in [(0, 0), (1, 1), (0, 1), (1, 0)]:
+            named = [shard.named(a, b) for shard in shards]
+            for to, shard in enumerate(shards):
+                shard.link(a, b, mutual, *(row[to] for row in named))
+            graph = local.graphs[a, b]
+            edges = (
+                torch.repeat_interleave(torch.arange(sizes[a]), graph.degrees()) * sizes[b] + graph.indices
+            )
+            assert torch.equal(torch.cat([shard.graphs[a, b] for shard in shards]).sort().values, edges)
 
 
 def test_vectors_that_are_no_numbers_are_refused():

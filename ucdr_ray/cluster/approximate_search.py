@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import ray
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class ApproximateSearch:
             return EXACT
         self._fill(a, b, across, near)
         if a != b:
-            self._fill(b, a, across, packed(mask.T.contiguous()))
+            self._fill(b, a, across, ray.put(packed(mask.T.contiguous())))
         there = _Side(self._shards, self._search, a, b, across)
         back = None if a == b else _Side(self._shards, self._search, b, a, across)
         return Quality(share, mutual_recall(there, back, int(k or 0), self._seed))

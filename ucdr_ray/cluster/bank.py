@@ -188,9 +188,9 @@ class BankShard:
     async def once(self, search: int, name: str, peer: int, a: int, b: int, *arguments: Any) -> Any:
         """A step with a peer's rows or lists. Were it done again because Ray lost its answer, rows would be listed
         twice."""
-        if (name, peer, a, b) in self._steps:
+        if (search, name, peer, a, b) in self._steps:
             raise Forgotten
-        self._steps.add((name, peer, a, b))
+        self._steps.add((search, name, peer, a, b))
         return await self.step(search, name, a, b, *arguments)
 
     async def named(self, search: int, a: int, b: int) -> Any:

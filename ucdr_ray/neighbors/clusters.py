@@ -111,8 +111,8 @@ def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int)
     Args:
         other: of `b`; None where `a` and `b` are the same: neighbours inside a domain.
     """
-    there = _votes(a, sample.trained, b)
-    back = there.T if other is None else _votes(b, other.trained, a).T
+    there = _votes(a, sample.trained, b, inside=other is None)
+    back = there.T if other is None else _votes(b, other.trained, a, inside=False).T
     # A little of the centroids' likeness orders what got no vote.
     likeness = (a.centroids @ b.centroids.T).cpu()
     if other is None:
@@ -127,12 +127,12 @@ def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int)
     return order >= reached[int(np.ceil(COVERED * len(reached))) - 1]
 
 
-def _votes(a: Clusters, rows: Tensor, b: Clusters) -> Tensor:
+def _votes(a: Clusters, rows: Tensor, b: Clusters, inside: bool) -> Tensor:
     """(K_a, K_b) float32: the votes of rows (T, D) of `a`, by share of the rows that their cluster has among them."""
     best = Nearest(len(rows), min(_VOTES, len(b)), rows.device)
     search(Rows.all(rows), best, Rows.all(b.centroids))
     voted = slots_of(best.codes()).cpu()
-    own = voted[:, 0] if a is b else a.assign(rows).cpu()
+    own = voted[:, 0] if inside else a.assign(rows).cpu()
     weight = (1 / torch.arange(1, best.k + 1)).expand(voted.shape)
     place = own[:, None] * len(b) + voted
     votes = torch.zeros(len(a) * len(b)).index_add_(0, place.view(-1), weight.reshape(-1))

@@ -72,7 +72,7 @@ class Nearest:
             score, slot: (E,) float32 and int64, of the keys.
         """
         wanted = _where(score >= self._floor[rows].index_select(0, row))
-        row, order = _ascending(row.index_select(0, wanted))
+        row, order = _ascending(row.index_select(0, wanted), rows.stop - rows.start)
         wanted = wanted.index_select(0, order)
         self._insert(rows, row, code(score.index_select(0, wanted), slot.index_select(0, wanted)))
 
@@ -129,10 +129,11 @@ class Nearest:
 # On a CPU, numpy does these three several times faster than torch.
 
 
-def _ascending(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted, and where each stood."""
+def _ascending(numbers: Tensor, below: int) -> tuple[Tensor, Tensor]:
+    """Sorted, and where each stood, of numbers from 0 to `below`."""
     if numbers.device.type == "cpu":
-        order = torch.from_numpy(np.argsort(numbers.numpy().astype(np.uint16), kind="stable"))
+        kind = np.uint16 if below <= 2**16 else np.int64  # the short ones take a tenth of the time
+        order = torch.from_numpy(np.argsort(numbers.numpy().astype(kind), kind="stable"))
         return numbers.index_select(0, order), order
     found = numbers.sort(stable=True)
     return found.values, found.indices

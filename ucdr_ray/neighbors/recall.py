@@ -142,13 +142,15 @@ def nearer(keys: Tensor, score: Tensor, slot: Tensor, own: Tensor | None, rows: 
     def one(part: tuple[int, int]) -> None:
         some, these = slice(part[0], part[0] + size), slice(part[1], part[1] + size)
         vectors, slots = rows.vectors[these], rows.slots[these]
-        key, column = Tile(asked.some(some), Screened.of(vectors), space).reaching(score[some], None)
-        found = slots[column]
-        ahead = code(dots(keys[some], key, vectors, column), found) > known[some][key]
-        if own is not None:
-            ahead &= found != own[some][key]
-        with lock:
-            before[some] += torch.bincount(key[ahead], minlength=len(keys[some]))
+        tile = Tile(asked.some(some), Screened.of(vectors), space)
+        pairs = tile.reaching(score[some], None)
+        for key, column in tile.unrounded().reaching(score[some], None) or () if pairs is None else pairs:
+            found = slots[column]
+            ahead = code(dots(keys[some], key, vectors, column), found) > known[some][key]
+            if own is not None:
+                ahead &= found != own[some][key]
+            with lock:
+                before[some] += torch.bincount(key[ahead], minlength=len(keys[some]))
 
     parts = [(key, row) for key in range(0, len(keys), size) for row in range(0, len(rows), size)]
     each(one, parts, None if keys.device.type == "cpu" else 1)

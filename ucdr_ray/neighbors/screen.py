@@ -6,6 +6,7 @@ seen, and only those are scored in full: what is found is exact. The score of a 
 the bit: equal keys tie, and shards find what one process finds.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from threading import local
 
@@ -17,7 +18,9 @@ _CROWDED = 0.03  # share of pairs above which scoring them takes longer than a f
 _SHAPE = 64  # products have a multiple of so many rows and columns
 _NEVER = -128  # minus infinity of bfloat16, seen as a whole number
 _LINES = 512  # of a tile at once, which the cache holds
-_PIECE = 2**18  # numbers gathered at once; more would be fresh memory each time, several times as slow
+# Numbers gathered at once. On a CPU more would be fresh memory each time, several times as slow.
+_PIECE = 2**18
+_GPU_PIECE = 2**26
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # which sum in float32
 
 
@@ -42,7 +45,14 @@ class Screened:
 
     @classmethod
     def of(cls, vectors: Tensor) -> "Screened":
+        """Of rows (N, D).
+
+        Raises:
+            ValueError: a vector is not finite, or so long or short that squares leave float32.
+        """
         norm, whole = vectors.norm(dim=1), slice(0, len(vectors))
+        if not bool(((norm == 0) | ((norm > 1e-15) & (norm < 1e15))).all()):
+            raise ValueError("vectors to search must be finite, and of length 0 or between 1e-15 and 1e15")
         if not fast_bfloat16(vectors.device):
             return cls(vectors, whole, None, norm, torch.zeros_like(norm))
         near, error = vectors.bfloat16(), torch.empty_like(norm)
@@ -116,56 +126,66 @@ class Tile:
         best = values.topk(k, dim=1).values[:, -1] - self._margin[columns]
         return best.clamp(min=torch.finfo(torch.float32).min)
 
-    def reaching(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    def unrounded(self) -> "Tile":
+        """The same products of float32; this tile then holds no more."""
+        whole = Tile(self._a.unrounded(), self._b.unrounded(), self._space)
+        for pairs in self._left_out:
+            whole.leave_out(*pairs)
+        return whole
+
+    def reaching(self, rows: Tensor, columns: Tensor | None) -> Iterator[tuple[Tensor, Tensor]] | None:
         """All pairs whose score may be `rows` (n,) or more, or `columns` (m,) or more, by ascending row.
 
         Returns:
-            (E,) row and (E,) column; others too, but few.
+            In pieces, (E,) row and (E,) column; others too, but few. None: rounded products can't tell few from many,
+            and those of float32 are to be asked.
         """
         floors = [rows - self._margin[0]] + ([] if columns is None else [columns - self._margin[1]])
-        if self._rounded:
-            if all(map(_positive, floors)):  # the order of others is another
-                found = self._where([_rounded(floor) for floor in floors])
-                if len(found[0]) <= _CROWDED * self._values.numel():
-                    return found
-            whole = Tile(self._a.unrounded(), self._b.unrounded(), self._space)
-            for pairs in self._left_out:
-                whole.leave_out(*pairs)
-            return whole.reaching(rows, columns)
-        return self._where(floors)
+        if not self._rounded:
+            return self._parts(floors)
+        if not all(map(_positive, floors)):  # the order of others is another
+            return None
+        found, count = [], 0
+        for part in self._parts([_rounded(floor) for floor in floors]):
+            found.append(part)
+            count += len(part[0])
+            if count > _CROWDED * self._values.numel():
+                return None
+        return iter([(torch.cat([row for row, _ in found]), torch.cat([column for _, column in found]))])
 
-    def _where(self, floors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        values = self._values
-        if values.device.type != "cpu":
-            mask = values >= floors[0][:, None]
-            if len(floors) > 1:
-                mask |= values >= floors[1]
-            row, column = mask.nonzero(as_tuple=True)
-            return row, column
-        found = []
-        for first in range(0, len(values), _LINES):
-            part = values[first : first + _LINES].numpy()
-            mask, also = self._space.take(2, *part.shape, dtype=torch.bool).numpy()
-            np.greater_equal(part, floors[0][first : first + _LINES, None].numpy(), out=mask)
-            if len(floors) > 1:
-                np.greater_equal(part, floors[1].numpy(), out=also)
-                np.logical_or(mask, also, out=mask)
-            found.append(np.flatnonzero(mask) + first * part.shape[1])
-        place = torch.from_numpy(np.concatenate(found))
-        row = place // max(values.shape[1], 1)
-        return row, place - row * values.shape[1]
+    def _parts(self, floors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(self._values), _LINES):
+            part, own = self._values[first : first + _LINES], floors[0][first : first + _LINES, None]
+            if part.device.type != "cpu":
+                mask = part >= own
+                row, column = (mask if len(floors) == 1 else mask | (part >= floors[1])).nonzero(
+                    as_tuple=True
+                )
+            else:
+                either, also = self._space.take(2, *part.shape, dtype=torch.bool).numpy()
+                np.greater_equal(part.numpy(), own.numpy(), out=either)
+                if len(floors) > 1:
+                    np.greater_equal(part.numpy(), floors[1].numpy(), out=also)
+                    np.logical_or(either, also, out=either)
+                place = torch.from_numpy(np.flatnonzero(either))
+                row = place // part.shape[1] if part.shape[1] else place
+                column = place - row * part.shape[1]
+            yield row + first, column
 
 
 def dots(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     """The scores of pairs (E,) of rows of (n, D) and (m, D), each computed by itself, either way round."""
-    piece = max(1, _PIECE // max(a.shape[1], 1))
+    piece = max(1, (_PIECE if a.device.type == "cpu" else _GPU_PIECE) // max(a.shape[1], 1))
     found = torch.empty(len(i), device=a.device)
     for first in range(0, len(i), piece):
         some = slice(first, first + piece)
         x, y = a.index_select(0, i[some]), b.index_select(0, j[some])
-        found[some] = (
-            torch.from_numpy(np.vecdot(x.numpy(), y.numpy())) if x.device.type == "cpu" else (x * y).sum(1)
-        )
+        if x.device.type == "cpu":
+            found[some] = torch.from_numpy(np.vecdot(x.numpy(), y.numpy()))
+        else:  # always as many rows, which otherwise decide how a GPU sums
+            pad = (0, 0, 0, piece - len(x))
+            whole = torch.nn.functional.pad(x, pad) * torch.nn.functional.pad(y, pad)
+            found[some] = whole.sum(1)[: len(x)]
     return found
 
 
@@ -173,12 +193,14 @@ def _margin(a: Screened, b: Screened) -> Tensor:
     """(n,): how far the products of a row of `a` with any of `b` can be from what `dots` says.
 
     |a b - a' b'| <= |a - a'| |b| + |a'| |b - b'|. Besides, each sum of D products in float32, of which `dots` is one,
-    errs by D 2^-24 |a| |b|, or where numbers are too small for float32 by D times the smallest; doubled, since all this
-    is computed in float32 too.
+    errs by D 2^-24 |a| |b|, or where numbers are too small for float32 by D times the smallest. So among rows that are
+    alike to D 2^-23 all pairs are scored one by one, which takes its time.
     """
-    terms = a.source.shape[1]
+    terms, most = a.source.shape[1], a.norm * _largest(b.norm)
     rounding = 1.001 * (a.error * _largest(b.norm) + (a.norm + a.error) * _largest(b.error))
-    return rounding + terms * (2**-22 * a.norm * _largest(b.norm) + 2**-124)
+    if a.source.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        rounding = rounding + 2**-9 * most  # both factors are cut to 10 bits
+    return rounding + (terms + 2) * 2**-23 * most + terms * 2**-124
 
 
 def _padded(rows: Tensor) -> Tensor:

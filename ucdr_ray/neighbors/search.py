@@ -38,14 +38,12 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
 
     Scores are inner products in float32, and don't depend on how rows are shared out among calls. Without `b`: inside
     `a`, each row without itself. Cost grows as N * M * D, half of it inside one set; memory, beside the lists, is half
-    of that of the vectors and one tile for each of torch's threads.
+    of that of the vectors and one tile for each of torch's threads, or four where nearly all scores are equal.
 
     Raises:
-        ValueError: a vector is not finite.
+        ValueError: a vector is not finite, or longer than 1e15, or shorter than 1e-15 and not 0.
     """
     other = a if b is None else b
-    if not (bool(a.vectors.isfinite().all()) and bool(other.vectors.isfinite().all())):
-        raise ValueError("vectors to search must be finite")
     device = a.vectors.device
     mine = Screened.of(a.vectors)
     theirs = mine if b is None else Screened.of(b.vectors)
@@ -64,27 +62,45 @@ def search(a: Rows, found: Nearest, b: Rows | None = None, back: Nearest | None 
         if b is None and i == j:
             own = torch.arange(left.stop - left.start, device=device)
             tile.leave_out(own, own)
-        with locks[0][i]:
-            expect(found, left, tile)
-        if mirror is not None:
-            with lock:
-                expect(mirror, right, tile, columns=True)
-        row, column = tile.reaching(found.floor(left), None if mirror is None else mirror.floor(right))
-        score = dots(a.vectors[left], row, other.vectors[right], column)
-        with locks[0][i]:
-            found.offer(left, row, score, other.slots[right].index_select(0, column))
-        if mirror is not None:
-            slot = a.slots[left].index_select(0, row)
-            with lock:
-                mirror.offer(right, column, score, slot)
+        for row, column in candidates(
+            tile, (found, left, locks[0][i]), None if mirror is None else (mirror, right, lock)
+        ):
+            score = dots(a.vectors[left], row, other.vectors[right], column)
+            with locks[0][i]:
+                found.offer(left, row, score, other.slots[right].index_select(0, column))
+            if mirror is not None:
+                slot = a.slots[left].index_select(0, row)
+                with lock:
+                    mirror.offer(right, column, score, slot)
 
     each(one, pairs_once(len(height), len(width), b is None), None if device.type == "cpu" else 1)
 
 
-def expect(found: Nearest, rows: slice, tile: Tile, columns: bool = False) -> None:
-    """Before the first keys are offered to the rows, which are the tile's or its columns: say how good the best are."""
-    if found.empty(rows) and (floor := tile.floor(found.k, columns)) is not None:
-        found.expect(rows, floor)
+Lists = tuple[Nearest, slice, Lock]  # some lists, and what to hold while they change
+
+
+def candidates(tile: Tile, rows: Lists, columns: Lists | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs (E,), (E,) of the tile's rows and columns that their lists may want; the tile is to be offered to both."""
+    sides = [rows] if columns is None else [rows, columns]
+
+    def expect(tile: Tile, always: bool) -> None:
+        """Say how good a tile's best are, where nothing is known yet: of what is worse there may be too much."""
+        for at, (found, some, lock) in enumerate(sides):
+            with lock:
+                if (always or found.empty(some)) and (
+                    floor := tile.floor(found.k, columns=at == 1)
+                ) is not None:
+                    found.expect(some, floor)
+
+    def floors() -> tuple[Tensor, Tensor | None]:
+        return rows[0].floor(rows[1]), None if columns is None else columns[0].floor(columns[1])
+
+    expect(tile, always=False)
+    if (found := tile.reaching(*floors())) is None:
+        tile = tile.unrounded()
+        expect(tile, always=True)
+        found = tile.reaching(*floors())
+    return iter(()) if found is None else found
 
 
 def _panels(rows: int, size: int) -> list[slice]:
@@ -92,7 +108,7 @@ def _panels(rows: int, size: int) -> list[slice]:
 
 
 def pairs_once(height: int, width: int, inside: bool) -> Iterator[tuple[int, int]]:
-    """All pairs of panels, once; neighbours in this order share no panel, so threads don't wait for each other."""
+    """All pairs of panels, once; neighbours in this order share one at most, so threads seldom wait for each other."""
     if inside:
         for distance in range(height // 2 + 1):
             half = height % 2 == 0 and distance == height // 2

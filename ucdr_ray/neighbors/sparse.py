@@ -5,6 +5,7 @@ the exact ones.
 """
 
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from ucdr_ray.neighbors.mutual import spans
 from ucdr_ray.neighbors.nearest import Nearest
 from ucdr_ray.neighbors.screen import Screened, Space, Tile, dots
-from ucdr_ray.neighbors.search import Rows, expect
+from ucdr_ray.neighbors.search import Rows, candidates
 from ucdr_ray.threads import each
 
 _ROWS = 512  # of a cluster at once
@@ -54,7 +55,7 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
     own = _places(a.rows.slots, b.rows.slots) if inside else None
     theirs = Screened.of(vectors)
     mine = theirs if a is b else Screened.of(a.rows.vectors)
-    space = Space(device)
+    space, unshared = Space(device), Lock()
 
     def one(cluster: int) -> None:
         wanted = near[cluster]
@@ -71,12 +72,10 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
                 tile.leave_out(slice(None), slice(len(some), None))
                 if own is not None:
                     tile.leave_out(*_found(own[rows], some))
-                expect(found, rows, tile)
-                row, column = tile.reaching(found.floor(rows), None)
-                at = some.index_select(0, column)
-                found.offer(
-                    rows, row, dots(a.rows.vectors[rows], row, vectors, at), b.rows.slots.index_select(0, at)
-                )
+                for row, column in candidates(tile, (found, rows, unshared), None):
+                    at = some.index_select(0, column)
+                    score = dots(a.rows.vectors[rows], row, vectors, at)
+                    found.offer(rows, row, score, b.rows.slots.index_select(0, at))
 
     filled = (a.sizes() > 0).nonzero().view(-1).tolist()
     each(one, filled, None if device.type == "cpu" else 1)
