@@ -17,6 +17,7 @@ from torch import Tensor
 _CROWDED = 0.03  # share of pairs above which scoring them takes longer than a float32 product that errs less
 _SHAPE = 64  # products have a multiple of so many rows and columns
 _NEVER = -128  # minus infinity of bfloat16, seen as a whole number
+_MANY = 2**20  # pairs
 _LINES = 512  # of a tile at once, which the cache holds
 # Numbers gathered at once. On a CPU more would be fresh memory each time, several times as slow.
 _PIECE = 2**18
@@ -142,7 +143,7 @@ class Tile:
         """
         floors = [rows - self._margin[0]] + ([] if columns is None else [columns - self._margin[1]])
         if not self._rounded:
-            return self._parts(floors)
+            return _joined(self._parts(floors))
         if not all(map(_positive, floors)):  # the order of others is another
             return None
         found, count = [], 0
@@ -151,7 +152,7 @@ class Tile:
             count += len(part[0])
             if count > _CROWDED * self._values.numel():
                 return None
-        return iter([(torch.cat([row for row, _ in found]), torch.cat([column for _, column in found]))])
+        return _joined(iter(found))
 
     def _parts(self, floors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(self._values), _LINES):
@@ -171,6 +172,18 @@ class Tile:
                 row = place // part.shape[1] if part.shape[1] else place
                 column = place - row * part.shape[1]
             yield row + first, column
+
+
+def _joined(parts: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fewer pieces, of about a million pairs at most."""
+    held: list[tuple[Tensor, Tensor]] = []
+    for part in parts:
+        held.append(part)
+        if sum(len(row) for row, _ in held) > _MANY:
+            yield torch.cat([row for row, _ in held]), torch.cat([column for _, column in held])
+            held = []
+    if held:
+        yield torch.cat([row for row, _ in held]), torch.cat([column for _, column in held])
 
 
 def dots(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
