@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit_rows
 from ucdr_ray.neighbors import approximate, recall, sparse
 from ucdr_ray.neighbors.approximate import Clustered, approximate_graphs, compared
 from ucdr_ray.neighbors.clusters import Clusters, Sample, near
@@ -15,11 +16,6 @@ from ucdr_ray.neighbors.order import by_slot
 from ucdr_ray.neighbors.recall import Here, mutual_recall, nearer
 from ucdr_ray.neighbors.search import Rows, search
 from ucdr_ray.neighbors.sparse import Grouped, search_near
-
-
-def unit_rows(rows, dim, seed):
-    data = np.random.default_rng(seed).normal(size=(rows, dim))
-    return torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
 
 
 def clustered_rows(rows, dim, seed, around=40):
@@ -190,8 +186,8 @@ def test_neighbours_without_places_are_searched_exactly():
             assert torch.equal(one.indptr, two.indptr) and torch.equal(one.indices, two.indices)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 40])
-@pytest.mark.parametrize("others", [None, 1, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("others", [None, 0, 1, 3])
 def test_tiny_domains(rows, others):
     a = unit_rows(rows, 8, 0)
     b = None if others is None else unit_rows(others, 8, 1)
@@ -217,7 +213,7 @@ def test_samples_of_shards_make_that_of_the_domain():
     assert len(both.unique(dim=0)) == len(both) > 2000
     clusters = Clusters.fit(joined, 0)
     sizes = torch.bincount(clusters.assign(a), minlength=len(clusters))
-    assert compared(sizes, sizes, near(clusters, joined, clusters, None, 10)) < 0.3
+    assert compared(sizes, sizes, near(clusters, joined, clusters, None, 10)) < 0.2
 
 
 def test_a_row_is_in_the_same_cluster_among_any_others():

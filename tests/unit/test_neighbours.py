@@ -1,9 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit_rows
 from ucdr_ray.errors import UserError
 from ucdr_ray.neighbors import order
 from ucdr_ray.neighbors import search as searching
@@ -13,11 +13,6 @@ from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, scores_of, slots_of
 from ucdr_ray.neighbors.search import Rows, search
 from ucdr_ray.neighbors.shard import Shard
-
-
-def unit_rows(rows, dim, seed):
-    data = np.random.default_rng(seed).normal(size=(rows, dim))
-    return torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
 
 
 def naive_top_k(score, k, own=False):
@@ -95,6 +90,7 @@ def test_equal_keys_tie_for_few_rows_too(rows):
             assert listed == sorted(listed)
             score = {slot: negative for negative, slot in listed}
             assert all(score[slot] == score[slot + 1013] for slot in range(1013))
+        assert torch.equal(top_k(queries, keys, 1000), slots_of(found.codes())[:, :1000])
 
 
 @settings(max_examples=40, deadline=None)

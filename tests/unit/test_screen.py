@@ -1,21 +1,16 @@
 """Products that err a little, and nothing lost by them."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vectors import unit_rows
 from ucdr_ray.neighbors import screen
 from ucdr_ray.neighbors import search as searching
 from ucdr_ray.neighbors.mutual import neighbour_graphs
 from ucdr_ray.neighbors.nearest import Nearest, scores_of
 from ucdr_ray.neighbors.search import Rows, search
-
-
-def unit_rows(rows, dim, seed):
-    data = np.random.default_rng(seed).normal(size=(rows, dim))
-    return torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
 
 
 @settings(max_examples=150, deadline=None)

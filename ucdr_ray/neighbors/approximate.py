@@ -28,7 +28,7 @@ EXACT = Quality(1.0, Recall(1.0, 0))
 
 @dataclass(frozen=True)
 class Clustered:
-    """A domain's rows (N, D), N > 0, and what an approximate search needs to know of them."""
+    """A domain's rows (N, D) and what an approximate search needs to know of them."""
 
     vectors: Tensor
     sample: Sample
@@ -64,9 +64,11 @@ def approximate_graphs(
         seed: of the rows on which recall is measured.
     """
     other = a if b is None else b
-    wanted = near(a.clusters, a.sample, other.clusters, None if b is None else b.sample, k)
-    share = compared(a.grouped.sizes(), other.grouped.sizes(), wanted)
-    if share > WORTH:
+    empty = min(len(a.vectors), len(other.vectors)) == 0
+    if not empty:
+        wanted = near(a.clusters, a.sample, other.clusters, None if b is None else b.sample, k)
+        share = compared(a.grouped.sizes(), other.grouped.sizes(), wanted)
+    if empty or share > WORTH:
         return *neighbour_graphs(a.vectors, None if b is None else b.vectors, k, mutual), EXACT
     there = _lists(a.grouped, other.grouped, wanted, k, b is None)
     back = None if b is None else _lists(b.grouped, a.grouped, wanted.T, k, False)

@@ -74,6 +74,8 @@ class Clusters:
     def fit(cls, sample: Sample, seed: int) -> "Clusters":
         """k-means by inner product on `sample.trained`: about 2 sqrt(rows) clusters."""
         rows = sample.trained.cpu().numpy()
+        if len(rows) == 0:
+            return cls(sample.trained.new_zeros(1, rows.shape[1]))
         count = max(1, min(_clusters(sample.rows), len(rows) // 8))
         means = faiss.Kmeans(
             rows.shape[1],

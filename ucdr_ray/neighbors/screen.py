@@ -1,7 +1,7 @@
 """Which pairs of rows may be wanted, by a product that errs a little; and their scores, pair by pair, in full.
 
-Where a CPU has instructions for bfloat16, a product of such numbers takes a fifth of the time of one of float32. How
-far it can err is known from the rows' lengths and what rounding took from them, so every pair that could be wanted is
+Where a CPU has instructions for bfloat16, a product of such numbers is several times as fast as one of float32. How far
+it can err is known from the rows' lengths and what rounding took from them, so every pair that could be wanted is
 seen, and only those are scored in full: what is found is exact. The score of a pair is that of its two rows alone, to
 the bit: equal keys tie, and shards find what one process finds.
 """
