@@ -14,9 +14,7 @@ from ucdr_ray.neighbors.search import Rows, search, side
 from ucdr_ray.threads import each
 
 _SAMPLED = 256  # rows whose exact neighbours are searched
-_CHECKED = (
-    256  # pairs that were found, and as many that were not, of which is counted whether they are mutual
-)
+_CHECKED = 256  # pairs of those found, and as many of the others, of which is counted whether they are mutual
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
     own = _places(a.rows.slots, b.rows.slots) if inside else None
     theirs = Screened.of(vectors)
     mine = theirs if a is b else Screened.of(a.rows.vectors)
-    space, unshared = Space(device), Lock()
+    space = Space(device)
 
     def one(cluster: int) -> None:
         wanted = near[cluster]
@@ -72,7 +72,7 @@ def search_near(a: Grouped, found: Nearest, b: Grouped, near: Tensor, inside: bo
                 tile.leave_out(slice(None), slice(len(some), None))
                 if own is not None:
                     tile.leave_out(*_found(own[rows], some))
-                for row, column in candidates(tile, (found, rows, unshared), None):
+                for row, column in candidates(tile, (found, rows, Lock()), None):
                     at = some.index_select(0, column)
                     score = dots(a.rows.vectors[rows], row, vectors, at)
                     found.offer(rows, row, score, b.rows.slots.index_select(0, at))
