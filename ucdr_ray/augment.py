@@ -11,25 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ucdr_ray.draws import Draws
 from ucdr_ray.settings import AugmentConfig
 
 _GREY = torch.tensor([0.299, 0.587, 0.114])
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB = torch.linalg.inv(_YIQ)
-
-
-class Parameters:
-    """Random numbers for a whole (global) batch, of which a worker takes its rows."""
-
-    def __init__(self, rows: int, seed: int, take: Tensor) -> None:
-        self._rows, self._take = rows, take
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def uniform(self, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(self._rows, generator=self._generator)[self._take]
-
-    def chance(self, probability: float) -> Tensor:
-        return torch.rand(self._rows, generator=self._generator)[self._take] < probability
 
 
 def augment(images: Tensor, size: int, config: AugmentConfig, rows: int, take: Tensor, seed: int) -> Tensor:
@@ -46,14 +33,14 @@ def augment(images: Tensor, size: int, config: AugmentConfig, rows: int, take: T
         (B, 3, S, S) float32 in [0, 1].
     """
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-    random = Parameters(rows, seed, take)
+    random = Draws(rows, seed, take)
     view = _geometry(pixels, size, config, random)
     view = _edges(view, config, random)
     view = _colour(view, config, random)
     return _blur(view, config, random).clamp(0, 1)
 
 
-def _geometry(pixels: Tensor, size: int, config: AugmentConfig, random: Parameters) -> Tensor:
+def _geometry(pixels: Tensor, size: int, config: AugmentConfig, random: Draws) -> Tensor:
     """Random resized crop (area crop_min..1, aspect 3/4..4/3), rotation and flip as one affine sampling grid."""
     area = random.uniform(config.crop_min, 1)
     aspect = random.uniform(math.log(3 / 4), math.log(4 / 3)).exp()
@@ -73,7 +60,7 @@ def _geometry(pixels: Tensor, size: int, config: AugmentConfig, random: Paramete
     return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
-def _edges(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
+def _edges(view: Tensor, config: AugmentConfig, random: Draws) -> Tensor:
     """Some images become line drawings: dark where the gradient of brightness is steep."""
     chosen = random.chance(config.edge_p).nonzero().squeeze(1)
     gain = random.uniform(1.5, 4)[chosen]
@@ -88,7 +75,7 @@ def _edges(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
     return view.index_copy(0, chosen.to(view.device), line.expand(-1, 3, -1, -1))
 
 
-def _colour(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
+def _colour(view: Tensor, config: AugmentConfig, random: Draws) -> Tensor:
     """Jitter, grey and negative as one affine map of the colour per image."""
     jitter = random.chance(config.jitter_p)
     one = torch.ones(len(jitter))
@@ -116,7 +103,7 @@ def _colour(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
     return mapped.view_as(view).clamp(0, 1)
 
 
-def _blur(view: Tensor, config: AugmentConfig, random: Parameters) -> Tensor:
+def _blur(view: Tensor, config: AugmentConfig, random: Draws) -> Tensor:
     """Separable Gaussian blur, sigma 0.1..2 pixels of a 224-pixel image, scaled to this size."""
     chosen = random.chance(config.blur_p).nonzero().squeeze(1)
     sigma = random.uniform(0.1, 2.0)[chosen] * view.shape[-1] / 224

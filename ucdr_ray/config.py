@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
+from ucdr_ray.method_settings import AlignmentConfig, MethodConfig
 from ucdr_ray.problems import describe
 from ucdr_ray.settings import (
-    AlignmentConfig,
     AugmentConfig,
     BankConfig,
     DataConfig,
@@ -32,10 +32,18 @@ class RunConfig(Section):
     data: DataConfig = Field(default_factory=lambda: DataConfig.model_validate({}))
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig.model_validate({}))
-    method: AlignmentConfig = Field(default_factory=lambda: AlignmentConfig.model_validate({}))
+    method: MethodConfig = Field(default_factory=lambda: AlignmentConfig.model_validate({}))
     bank: BankConfig = Field(default_factory=lambda: BankConfig.model_validate({}))
     train: TrainConfig = Field(default_factory=lambda: TrainConfig.model_validate({}))
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig.model_validate({}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        """Without a name the method is the alignment."""
+        if not isinstance(values, dict) or not isinstance(method := values.get("method") or {}, dict):
+            return values
+        return values | {"method": {"name": "alignment"} | method}
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
@@ -120,6 +128,6 @@ def config_fingerprint(config: RunConfig) -> str:
     apart = config.model.batch_norm == "train" or config.data.residency == "stream"
     if config.train.workers <= 1 or not apart:
         free.add("workers")
-    tree["bank"] = {"momentum": config.bank.momentum}
+    tree["bank"] = {name: tree["bank"][name] for name in ("momentum", "exact_up_to")}
     tree["train"] = {name: value for name, value in tree["train"].items() if name not in free}
     return fingerprint(tree)

@@ -23,7 +23,7 @@ from ucdr_ray.files import fingerprint
 from ucdr_ray.records import FileRecord, Record, Sha256, read_record
 
 UNIT_TOLERANCE = 1e-3  # float32 rows leave the encoder within 1e-6; half precision within 1e-3
-VectorFile = Annotated[str, Field(pattern=r"^vectors/[^/]*[^/.][^/]*/part-\d{5,}\.parquet$")]
+PartFile = Annotated[str, Field(pattern=r"^(vectors|latents)/[^/]*[^/.][^/]*/part-\d{5,}\.parquet$")]
 
 
 class ModelRef(Record):
@@ -43,7 +43,7 @@ class CatalogRef(Record):
 class Part(FileRecord):
     """Rows ``first_slot … first_slot + rows - 1`` of a domain."""
 
-    file: VectorFile
+    file: PartFile
     rows: PositiveInt
     first_slot: NonNegativeInt
 

@@ -13,14 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ucdr_ray.augment import augment
 from ucdr_ray.checkpoint import bank_parts, checkpoints, load_checkpoint, save_checkpoint
 from ucdr_ray.config import RunConfig, config_fingerprint
+from ucdr_ray.draws import Draws
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, Images
-from ucdr_ray.methods.alignment import Alignment
 from ucdr_ray.methods.base import Batch, Stage
+from ucdr_ray.methods.build import build_method
 from ucdr_ray.models.backbone import build_backbone
+from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import LocalMemory, Memory, Neighbourhood
 from ucdr_ray.settings import TrainConfig
+from ucdr_ray.training_state import restore, state_of
 from ucdr_ray.world import World
 
 Metrics = dict[str, float | int | str]
@@ -78,6 +81,7 @@ class Trainer:
         feed: batches for this worker.
         backbone_at: as of `build_encoder`.
         make_memory: gives the memory that the method works with.
+        generator: of methods that have one.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Trainer:
         feed: Feed,
         backbone_at: str | None = None,
         make_memory: MakeMemory = local_memory,
+        generator: Generator | None = None,
     ) -> None:
         self.config, self.feed, self.world = config, feed, World()
         self.names = [name for name, _ in domains]
@@ -94,13 +99,18 @@ class Trainer:
         encoder = build_encoder(config, backbone_at).to(self.device)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
         precision: torch.dtype = getattr(torch, config.train.precision)
-        self.method = Alignment(encoder, config.method, len(domains), precision)
+        self.method = build_method(config, encoder, self.names, precision, generator)
         self.memory = make_memory(config, domains, self.world, self.device)
         self.optimizer = self._optimizer(encoder)
         self.epoch, self.step = 0, 0
         if self.world.size > 1:
             train_norm = config.model.batch_norm == "train"
-            self.method.online = DistributedDataParallel(encoder, forward_sync_buffers=train_norm)
+            self.method.online = DistributedDataParallel(
+                self.method.online,
+                forward_sync_buffers=train_norm,
+                # Not every loss, of which not every stage has all, depends on every part.
+                find_unused_parameters=bool(self.method.extras()),
+            )
 
     def _optimizer(self, encoder: Encoder) -> torch.optim.Optimizer:
         train = self.config.train
@@ -108,6 +118,8 @@ class Trainer:
             {"params": list(encoder.backbone.parameters()), "factor": 1.0},
             {"params": list(encoder.head.parameters()), "factor": train.head_lr_factor},
         ]
+        for extra in self.method.extras().values():
+            groups.append({"params": list(extra.parameters()), "factor": train.head_lr_factor})
         if train.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
         return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay)
@@ -141,7 +153,10 @@ class Trainer:
     def _epoch(self, stage: Stage) -> Metrics:
         started = time.perf_counter()
         metrics: Metrics = {"epoch": self.epoch + 1, "stage": stage.name, "lr": self._rate(self.step)}
-        if self.epoch == 0 or (stage.searches and self.config.method.refresh):
+        begins = stage.contrasts and (self.epoch == 0 or not self.stage_of(self.epoch - 1)[0].contrasts)
+        if begins:
+            self.method.start_target()
+        if begins or (stage.searches and self.config.method.refresh):
             self.fill_memory()
         if stage.searches:
             method, exact_up_to = self.config.method, self.config.bank.exact_up_to
@@ -150,12 +165,14 @@ class Trainer:
             )
         searched = time.perf_counter()
         sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
         for images in self.feed.epoch(self.epoch):
             for name, value in self._step(images, stage).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
+                counts[name] = counts.get(name, 0) + 1
         self._agree()
-        values = self.world.sum(torch.stack(list(sums.values()))) / self.feed.steps()
-        metrics |= {name: float(value) for name, value in zip(sums, values, strict=True)}
+        values = self.world.sum(torch.stack(list(sums.values())))
+        metrics |= {name: float(value) / counts[name] for name, value in zip(sums, values, strict=True)}
         if not math.isfinite(float(metrics["loss"])):
             raise JobError(f"the loss became {metrics['loss']} in epoch {self.epoch + 1}: lower train.lr")
         ended = time.perf_counter()
@@ -178,7 +195,8 @@ class Trainer:
             self.method.copy_statistics()
 
     def _step(self, images: Images, stage: Stage) -> dict[str, Tensor]:
-        self.memory.expect(images.domain, images.slot)
+        if stage.contrasts:
+            self.memory.expect(images.domain, images.slot)
         batch = self._batch(images)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["factor"]
@@ -198,10 +216,13 @@ class Trainer:
             for view in range(2)
         ]
         domain, slot = images.domain.to(self.device), images.slot.to(self.device)
-        return Batch(views[0], views[1], domain, slot, self.feed.rows)
+        latents = None if images.latents is None else images.latents.to(self.device)
+        draws = Draws(self.feed.rows, self._seed(2), images.position)
+        return Batch(views[0], views[1], domain, slot, self.feed.rows, latents, draws, self.step)
 
-    def _seed(self, view: int) -> int:
-        return int(np.random.SeedSequence([self.config.train.seed, self.step, view]).generate_state(1)[0])
+    def _seed(self, purpose: int) -> int:
+        """Of a step's random numbers: 0 and 1 for the two views, 2 for the method."""
+        return int(np.random.SeedSequence([self.config.train.seed, self.step, purpose]).generate_state(1)[0])
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -237,15 +258,7 @@ class Trainer:
     def save(self, root: Path) -> None:
         """Write a checkpoint (worker 0) and wait for it (all)."""
         if self.world.rank == 0:
-            tensors = {f"encoder.{name}": value for name, value in self.method.encoder.state_dict().items()}
-            tensors |= {f"target.{name}": value for name, value in self.method.target.state_dict().items()}
-            for index, state in self.optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer.{index}.{name}": torch.as_tensor(value)
-                    for name, value in state.items()
-                    if value is not None
-                }
-            tensors["rng"] = torch.get_rng_state()
+            tensors = state_of(self.method, self.optimizer)
             values = {
                 "epoch": self.epoch,
                 "domains": self.names,
@@ -272,20 +285,7 @@ class Trainer:
                 f"checkpoint {found[-1]} was made with another config; use the same one or another --out"
             )
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-            }
-
-        self.method.encoder.load_state_dict(part("encoder."))
-        self.method.target.load_state_dict(part("target."))
+        restore(self.method, self.optimizer, tensors)
         self.memory.load(found[-1], bank_parts(values), int(values["bank_version"]))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer.").items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["rng"])
         self.epoch, self.step = int(values["epoch"]), int(values["step"])
         return True

@@ -17,6 +17,7 @@ class Images:
     domain: Tensor  # (B,) int64
     slot: Tensor  # (B,) int64
     position: Tensor  # (B,) int64, place in the global batch: seeds the augmentation
+    latents: Tensor | None = None  # (B, V, 2, C, s, s) float16, where a method asks for them
 
 
 class Feed(Protocol):
@@ -65,12 +66,20 @@ class ResidentFeed:
     Args:
         arrays: per domain (N, 3, S, S) uint8; may be read-only views of shared memory.
         batch: images per domain and step, over all workers.
+        latents: per domain (N, V, 2, C, s, s), given out beside the images of an epoch.
     """
 
     def __init__(
-        self, arrays: Sequence[Rows], batch: int, seed: int, rank: int = 0, workers: int = 1
+        self,
+        arrays: Sequence[Rows],
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        workers: int = 1,
+        latents: Sequence[Rows] | None = None,
     ) -> None:
         self.arrays = list(arrays)
+        self.latents = None if latents is None else list(latents)
         self.batch = batch
         self.seed = seed
         self.rank, self.workers = rank, workers
@@ -101,7 +110,11 @@ class ResidentFeed:
             first = step * self.batch
             picks = [slots[first + mine.start : first + mine.stop] for slots in whole]
             positions = [np.arange(mine.start, mine.stop) + d * self.batch for d in range(len(whole))]
-            yield self._images(picks, positions)
+            images = self._images(picks, positions)
+            if self.latents is not None:
+                latents = [rows[slots] for rows, slots in zip(self.latents, picks, strict=True)]
+                images.latents = torch.from_numpy(np.concatenate(latents))
+            yield images
 
     def sweep(self) -> Iterator[Images]:
         block = 4 * self.batch

@@ -23,8 +23,6 @@ def _is_section(annotation: Any) -> bool:
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Epochs = Annotated[int, Field(ge=0, le=10_000)]
-Neighbours = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class DataConfig(Section):
@@ -105,52 +103,6 @@ class AugmentConfig(Section):
         0.5, description="Probability of Gaussian blur (sigma 0.1 to 2 at 224 px, in proportion)."
     )
     flip_p: Fraction = Field(0.5, description="Probability of a horizontal flip.")
-
-
-class StagesConfig(Section):
-    instance: Epochs = Field(50, description="Epochs of L_aug alone.")
-    in_domain: Epochs = Field(30, description="Epochs of L_aug + L_in.")
-    cross_domain: Epochs = Field(20, description="Epochs of L_aug + L_in + L_cross.")
-
-    @model_validator(mode="after")
-    def _check(self) -> "StagesConfig":
-        if self.instance + self.in_domain + self.cross_domain == 0:
-            raise ValueError("all stages have 0 epochs; allowed: at least one stage with 1 or more")
-        return self
-
-
-class AlignmentConfig(Section):
-    name: Literal["alignment"] = Field("alignment", description="The method.")
-    stages: StagesConfig = Field(default_factory=lambda: StagesConfig.model_validate({}))
-    k_in: Neighbours = Field(50, description="k of the mutual neighbours inside a domain (DUDE: 50).")
-    k_cross: Neighbours = Field(50, description="k of the mutual neighbours across domains (DUDE: 50).")
-    mutual: bool = Field(True, description="Keep only mutual neighbours; off: all k nearest.")
-    temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of InfoNCE.")
-    momentum: float = Field(0.99, ge=0, lt=1, description="Momentum of the key encoder.")
-    weight_aug: float = Field(1.0, ge=0, description="Weight of L_aug.")
-    weight_in: float = Field(1.0, ge=0, description="Weight of L_in.")
-    weight_cross: float = Field(1.0, ge=0, description="Weight of L_cross.")
-    max_negatives: int = Field(
-        65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample."
-    )
-    refresh: bool = Field(
-        True,
-        description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass).",
-    )
-    centre: bool = Field(
-        True, description="Subtract each domain's mean key before searching cross-domain neighbours."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "AlignmentConfig":
-        for stage, weight in (("in_domain", "weight_in"), ("cross_domain", "weight_cross")):
-            epochs = getattr(self.stages, stage)
-            if epochs > 0 and getattr(self, weight) == 0:
-                raise ValueError(
-                    f"stages.{stage}={epochs} with {weight}=0, the loss that the stage is for; "
-                    f"allowed: {weight} above 0, or stages.{stage}=0"
-                )
-        return self
 
 
 class BankConfig(Section):

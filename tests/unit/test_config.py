@@ -132,6 +132,7 @@ def test_the_fingerprint_changes_with_what_decides_the_weights_alone() -> None:
     plain = config_fingerprint(load_config())
     assert config_fingerprint(load_config(None, ["train.lr=0.5"])) != plain
     assert config_fingerprint(load_config(None, ["method.k_in=3"])) != plain
+    assert config_fingerprint(load_config(None, ["bank.exact_up_to=1000"])) != plain
     assert (
         config_fingerprint(load_config(None, ["tracking.enabled=false", "train.checkpoint_every=9"])) == plain
     )

@@ -11,9 +11,10 @@ import pytest
 
 from tests.tiny import encoder, make_catalog, make_embeddings
 from ucdr_ray.embeddings import Embeddings
-from ucdr_ray.embeddings_writer import check_folder, finished_part, write_part
+from ucdr_ray.embeddings_writer import check_folder, write_part
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint, read_json, sha256_file, write_json
+from ucdr_ray.parts_writer import finished_part
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +145,15 @@ def test_a_part_that_is_not_what_its_manifest_says_is_refused(copy, column, valu
 def test_a_receipt_speaks_for_one_part_only(tmp_path):
     file = "vectors/photo/part-00000.parquet"
     made = write_part(tmp_path, file, "photo", 0, ["a", "b"], np.eye(2, 4), {"model": "m", "part": "p"})
-    assert finished_part(tmp_path, file, {"model": "m", "part": "p"}) == made
-    assert finished_part(tmp_path, file, {"model": "m", "part": "other"}) is None
-    assert finished_part(tmp_path, file, {"model": "other", "part": "p"}) is None
+    assert finished_part(tmp_path, file, {"model": "m", "part": "p"}, "embeddings") == made
+    assert finished_part(tmp_path, file, {"model": "m", "part": "other"}, "embeddings") is None
+    assert finished_part(tmp_path, file, {"model": "other", "part": "p"}, "embeddings") is None
     other = tmp_path / "vectors/photo/part-00001.parquet"
     (tmp_path / file).with_suffix(".json").rename(other.with_suffix(".json"))
-    assert finished_part(tmp_path, "vectors/photo/part-00001.parquet", {"model": "m", "part": "p"}) is None
+    assert (
+        finished_part(tmp_path, "vectors/photo/part-00001.parquet", {"model": "m", "part": "p"}, "embeddings")
+        is None
+    )
 
 
 def test_vectors_that_are_not_unit_are_not_written(tmp_path):

@@ -1,23 +1,17 @@
 """The job behind `ucdr embed`: every part of a catalog through the encoder, on a pool of Ray Data actors."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster.part_embedder import PartEmbedder
-from ucdr_ray.cluster.session import start_ray
-from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef, Part
-from ucdr_ray.embeddings_writer import check_folder, clear_foreign, finished_part, publish
-from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.cluster.parts import Row, held, run
+from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef
+from ucdr_ray.embeddings_writer import check_folder, publish
+from ucdr_ray.errors import UserError
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.parts_writer import clear_foreign, finished_part
 from ucdr_ray.progress import progress
-
-Row = dict[str, Any]
 
 
 def embed(
@@ -60,20 +54,23 @@ def embed(
         for domain in chosen
         for part in domain.parts
     ]
-    with _hold(out):
+    check_folder(out)
+    with held(out, "embedding"):
         published = _published(out, model, source, [domain.name for domain in chosen])
-        found = {row["file"]: finished_part(out, row["file"], row["made_from"]) for row in rows}
+        found = {row["file"]: finished_part(out, row["file"], row["made_from"], "embeddings") for row in rows}
         done = {file: part for file, part in found.items() if part is not None}
         pending = [row for row in rows if row["file"] not in done]
         encoder_kept = _has_encoder(out, model)
         if published is not None and not pending and encoder_kept and len(published.domains) == len(chosen):
             return published
         (out / "manifest.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-        clear_foreign(out, set(done))
+        clear_foreign(out, "vectors", set(done))
         if not encoder_kept:
             encoder.save(out / "encoder")
         with progress("embed", "images", sum(row["images"] for row in pending)) as meter:
-            for part in _run(pending, out / "encoder", batch, actors):
+            for part in run(
+                "embedding", pending, PartEmbedder, actors, encoder=str(out / "encoder"), batch=batch
+            ):
                 done[part.file] = part
                 meter.advance(part.rows)
         finished = [
@@ -85,17 +82,6 @@ def embed(
             for domain in chosen
         ]
         return publish(out, encoder.dim, model, source, finished)
-
-
-@contextmanager
-def _hold(out: Path) -> Iterator[None]:
-    check_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"--out {out}: another process is embedding there") from None
 
 
 def _published(out: Path, model: ModelRef, source: CatalogRef, domains: list[str]) -> Embeddings | None:
@@ -117,34 +103,3 @@ def _has_encoder(out: Path, model: ModelRef) -> bool:
         return Encoder.load(out / "encoder").fingerprint == model.fingerprint
     except UserError:
         return False
-
-
-def _run(rows: list[Row], encoder: Path, batch: int, actors: int | None) -> Iterator[Part]:
-    """Embed parts in parallel; their records as they are finished. Raises JobError."""
-    if not rows:
-        return
-    start_ray()
-    import ray.data
-    from ray.exceptions import RayError
-
-    available = ray.cluster_resources()
-    gpus = int(available.get("GPU", 0))
-    # A small machine's Ray is given more logical CPUs than there are; a cluster's are what they say.
-    cpus = int(available["CPU"]) if len(ray.nodes()) > 1 else os.cpu_count() or 1
-    actors = min(len(rows), actors or gpus or cpus)
-    arguments = {"encoder": str(encoder), "batch": batch, "threads": max(1, cpus // actors)}
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        PartEmbedder,
-        fn_constructor_kwargs=arguments,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-    )
-    try:
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise JobError(row["error"])
-            yield Part.model_validate_json(row["part"])
-    except RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise JobError(f"embedding stopped: {type(cause).__name__}: {cause}") from error

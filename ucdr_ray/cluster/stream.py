@@ -12,6 +12,7 @@ import ray.data
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.decoded import Chunks, Span, decode, spans
 from ucdr_ray.errors import UserError
+from ucdr_ray.latents import Latents
 from ucdr_ray.settings import DataConfig
 
 _SHARE_OF_STORE = 0.6  # a store any fuller spills to disk: Ray Data's blocks in passing need room too
@@ -70,6 +71,28 @@ def keep(
 def kept(references: list[Any], sizes: Sequence[int]) -> list[Chunks]:
     """What `keep` made, as one array for each domain. Nothing is copied: the processes of a node share the pixels."""
     return Chunks([_pixels(block) for block in ray.get(references)]).split(sizes)
+
+
+def keep_latents(latents: Latents, domains: Sequence[str]) -> list[list[Any]]:
+    """Read all latents once into the object stores of the cluster; for each domain references to its parts, in order.
+
+    Raises:
+        UserError: they are larger than a node's object store.
+    """
+    parts = {found.name: found.parts for found in latents.manifest.domains}
+    size, store = sum(part.bytes for name in domains for part in parts[name]), _smallest_store()
+    if size > _SHARE_OF_STORE * store:
+        raise UserError(
+            f"the latents take {size / 1e9:,.1f} GB, and a node's object store holds {store / 1e9:,.1f} GB; "
+            "allowed: a smaller method.generator_size, or a larger store"
+        )
+    read = ray.remote(num_cpus=1)(Latents.part)
+    return [[read.remote(latents, part) for part in parts[name]] for name in domains]
+
+
+def kept_latents(references: list[list[Any]]) -> list[Chunks]:
+    """What `keep_latents` made, as one array (N, V, 2, C, s, s) for each domain, without a copy."""
+    return [Chunks(ray.get(parts)) for parts in references]
 
 
 def stream(windows: list[list[Span]], config: DataConfig, workers: int) -> Iterator[np.ndarray]:

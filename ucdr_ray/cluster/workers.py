@@ -18,10 +18,13 @@ from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.memory import ShardedMemory
 from ucdr_ray.cluster.shards import Shards, default_shards
 from ucdr_ray.config import RunConfig
-from ucdr_ray.engine import Metrics, Trainer, local_memory
+from ucdr_ray.engine import Metrics, Trainer, local_memory, pick_device
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, ResidentFeed
 from ucdr_ray.files import read_json, write_json
+from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.models.diffusion import Generator
+from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.neighbors.memory import Memory
 from ucdr_ray.run import Run
 from ucdr_ray.streaming import StreamFeed
@@ -39,6 +42,8 @@ class Job:
     references: list[Any] | None
     backbone_at: str | None = None  # absolute: a worker need not stand in the driver's folder
     shards: Shards | None = None  # of the memory bank; None: in the worker
+    latents: list[list[Any]] | None = None  # references, for a method with a generator
+    generator_at: str = ""  # as `backbone_at`
 
 
 def work(job: Job, rank: int = 0, workers: int = 1) -> None:
@@ -50,7 +55,9 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
     """
     run, config = job.run, job.config
     feed = make_feed(job, rank, workers)
-    trainer = Trainer(config, job.domains, feed, job.backbone_at, partial(make_memory, job.shards))
+    trainer = Trainer(
+        config, job.domains, feed, job.backbone_at, partial(make_memory, job.shards), frozen_generator(job)
+    )
     trainer.resume(run.checkpoints)
     if rank == 0:
         run.cut_metrics(trainer.epoch)
@@ -63,6 +70,22 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
     encoder = trainer.run(run.checkpoints, on_epoch)
     if rank == 0:
         encoder.save(run.encoder)
+
+
+def frozen_generator(job: Job) -> Generator | None:
+    """The generator that the method wants, on the worker's device."""
+    config, method = job.config, job.config.method
+    if not isinstance(method, DudeConfig):
+        return None
+    device = pick_device(config.train)
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    named = method.generator_precision
+    dtype: torch.dtype = automatic if named == "auto" else getattr(torch, named)
+    generator = load_generator(job.generator_at or method.generator, dtype).to(device)
+    generator.unet.to(memory_format=torch.channels_last)
+    if method.gradient_checkpointing:
+        generator.unet.enable_gradient_checkpointing()
+    return generator
 
 
 def make_memory(
@@ -93,7 +116,10 @@ def make_feed(job: Job, rank: int, workers: int) -> Feed:
     data, train = job.config.data, job.config.train
     names, sizes = zip(*job.domains, strict=True)
     if job.references is not None:
-        return ResidentFeed(stream.kept(job.references, sizes), train.batch, train.seed, rank, workers)
+        latents = None if job.latents is None else stream.kept_latents(job.latents)
+        return ResidentFeed(
+            stream.kept(job.references, sizes), train.batch, train.seed, rank, workers, latents
+        )
     return StreamFeed(
         Catalog.open(job.catalog, verify=False),
         names,

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ucdr_ray.draws import Draws
+
+CONTRASTIVE = {"aug", "in", "cross"}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -24,6 +28,11 @@ class Stage:
         """Whether neighbours are searched before each epoch."""
         return self.k_in is not None or self.k_cross is not None
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether the stage compares embeddings with the keys of a memory bank."""
+        return not CONTRASTIVE.isdisjoint(self.weights)
+
 
 @dataclass
 class Batch:
@@ -38,6 +47,10 @@ class Batch:
     domain: Tensor  # (B,) int64
     slot: Tensor  # (B,) int64, row of the image in its domain
     global_rows: int
+    # For methods with a generator.
+    latents: Tensor | None = None  # (B, V, 2, C, s, s): mean and log-variance, as the image is and flipped
+    draws: Draws = field(default_factory=lambda: Draws(0, 0, torch.zeros(0, dtype=torch.int64)))
+    step: int = 0  # of the whole run
 
 
 @dataclass

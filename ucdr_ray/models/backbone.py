@@ -109,7 +109,7 @@ def _spec(name: str, config: Any, pixels: tuple[Triple, Triple] | None = None) -
 
 def is_local(source: str) -> bool:
     """Whether `source` is a folder or can only mean one: a hub name has at most one slash, and no leading dot."""
-    if source.partition(":")[0] in ("random", "moco"):
+    if source.partition(":")[0] in ("random", "moco", "package"):
         return False
     return Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
 

@@ -65,8 +65,16 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> (B, head_dim) unit rows, with gradient: what the losses see."""
+        return self.embed(self.feature(pixels))
+
+    def feature(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] -> (B, F): the backbone's pooled features."""
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.head(self.backbone(pixels)).float(), dim=1)
+        return self.backbone(pixels)
+
+    def embed(self, feature: Tensor) -> Tensor:
+        """(B, F) features -> (B, head_dim) unit rows."""
+        return F.normalize(self.head(feature).float(), dim=1)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""The job behind `ucdr latents`: every part of a catalog through a generator's VAE, on a pool of Ray Data actors."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cluster.parts import Row, held, run
+from ucdr_ray.embeddings import CatalogRef, DomainVectors, ModelRef
+from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.files import is_temporary, read_json
+from ucdr_ray.images import Reject, to_array
+from ucdr_ray.latents import Latents, Manifest, Settings, publish, write_part
+from ucdr_ray.models.backbone import absolute
+from ucdr_ray.models.device import fastest_device
+from ucdr_ray.models.generator_files import load_codec, model_name
+from ucdr_ray.parts_writer import clear_foreign, finished_part
+from ucdr_ray.progress import progress
+
+_OURS = {"latents", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
+
+
+def settings(
+    generator: str, size: int | None = None, resize: str = "squash", flipped: bool = True
+) -> Settings:
+    """What latents for a generator are to be made by. UserError: there is no such generator, or not of this size."""
+    codec, own = load_codec(generator)
+    side = size or own
+    if side % codec.stride:
+        raise UserError(f"size={side}: generator {generator} takes multiples of {codec.stride}")
+    name = ModelRef(name=model_name(generator), fingerprint=codec.fingerprint)
+    return Settings.model_validate({"codec": name, "size": side, "resize": resize, "flipped": flipped})
+
+
+def make_latents(
+    generator: str, catalog: Catalog, out: Path, made_by: Settings, batch: int = 16, actors: int | None = None
+) -> Latents:
+    """Write the latents of ``catalog`` into ``out``. Parts that an earlier, interrupted call finished are kept, and
+    so is all of it if nothing has changed.
+
+    Args:
+        batch: images at a time through the VAE.
+        actors: copies of the VAE; without it one for each GPU, or without GPUs for each CPU.
+
+    Raises:
+        UserError: ``out`` holds something else, or another process writes to it.
+        JobError: an image could not be decoded (named), or a worker failed.
+    """
+    out = out.resolve()
+    _check_folder(out)
+    rows: list[Row] = [
+        {
+            "source": str(catalog.path.resolve() / part.file),
+            "out": str(out),
+            "file": part.file.replace("images/", "latents/", 1),
+            "domain": domain.name,
+            "first_slot": part.first_slot,
+            "images": part.rows,
+            "made_from": {"settings": made_by.model_dump(), "part": part.sha256},
+        }
+        for domain in catalog.domains
+        for part in domain.parts
+    ]
+    with held(out, "writing latents"):
+        if (out / "manifest.json").exists():
+            try:
+                found = Latents.open(out)
+                found.check(catalog, made_by)
+                return found
+            except UserError:
+                pass  # stale: parts that still fit are kept below
+        known = {row["file"]: finished_part(out, row["file"], row["made_from"], "latents") for row in rows}
+        done = {file: part for file, part in known.items() if part is not None}
+        pending = [row for row in rows if row["file"] not in done]
+        (out / "manifest.json").unlink(missing_ok=True)  # from here on the folder is unfinished
+        clear_foreign(out, "latents", set(done))
+        with progress("latents", "images", sum(row["images"] for row in pending)) as meter:
+            arguments = {"generator": absolute(generator), "settings": made_by.model_dump(), "batch": batch}
+            for part in run("making latents", pending, LatentMaker, actors, **arguments):
+                done[part.file] = part
+                meter.advance(part.rows)
+        domains = [
+            DomainVectors(
+                name=domain.name,
+                rows=domain.images,
+                parts=[done[row["file"]] for row in rows if row["domain"] == domain.name],
+            )
+            for domain in catalog.domains
+        ]
+        source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
+        shape = _shape(out / domains[0].parts[0].file, made_by, generator)
+        return publish(out, Manifest(made_by=made_by, shape=shape, catalog=source, domains=domains))
+
+
+def _shape(file: Path, made_by: Settings, generator: str) -> list[int]:
+    codec, _ = load_codec(generator)
+    side = made_by.size // codec.stride
+    return [1 + made_by.flipped, 2, codec.channels, side, side]
+
+
+def _check_folder(folder: Path) -> None:
+    """UserError: it is a file, or holds something that is neither latents nor the beginning of some."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file")
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        content = read_json(manifest, "latents manifest")
+        ours = isinstance(content, dict) and content.get("format") == "ucdr-latents"
+    else:
+        ours = all(entry.name in _OURS or is_temporary(entry.name) for entry in folder.iterdir())
+    if not ours:
+        raise UserError(f"--out {folder}: is there and holds no latents; choose another folder")
+
+
+class LatentMaker:
+    """Called by Ray Data with one row for each part; writes the part and returns its record, or what went wrong."""
+
+    def __init__(self, generator: str, settings: dict[str, Any], batch: int, threads: int) -> None:
+        threads = min(threads, os.cpu_count() or 1)
+        torch.set_num_threads(threads)
+        self.device, self.settings, self.batch = fastest_device(), Settings.model_validate(settings), batch
+        self.codec = load_codec(generator)[0].to(self.device)
+        self.threads = ThreadPoolExecutor(threads)
+
+    def __call__(self, row: Row) -> dict[str, str]:
+        table = pq.read_table(row["source"], columns=["id", "image", "source"])
+        ids = table["id"].to_pylist()
+        try:
+            # map runs ahead of the VAE, so that decoding goes on while it computes
+            pixels = self.threads.map(self._pixels, table["image"].to_pylist(), table["source"].to_pylist())
+            images = torch.from_numpy(np.stack(list(pixels)))
+            latents = np.concatenate([self._encode(some) for some in images.split(self.batch)])
+            part = write_part(
+                Path(row["out"]),
+                row["file"],
+                row["domain"],
+                row["first_slot"],
+                ids,
+                latents,
+                row["made_from"],
+            )
+        except (JobError, UserError) as error:
+            return {"part": "", "error": str(error)}
+        return {"part": part.model_dump_json(), "error": ""}
+
+    def _encode(self, images: torch.Tensor) -> np.ndarray:
+        """(n, V, 2, C, s, s) float16."""
+        views = [images, images.flip(-1)] if self.settings.flipped else [images]
+        found = [torch.stack(self.codec.encode(view.to(self.device)), dim=1) for view in views]
+        return torch.stack(found, dim=1).half().cpu().numpy()
+
+    def _pixels(self, image: bytes, source: str) -> np.ndarray:
+        try:
+            return to_array(image, self.settings.size, self.settings.resize, max_pixels=None)
+        except Reject as reject:
+            raise JobError(f"cannot encode the image from {source}: {reject.reason}") from None

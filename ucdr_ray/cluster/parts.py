@@ -1,0 +1,64 @@
+"""Jobs that turn each part of a catalog into a part of something else, on a pool of Ray Data actors."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ucdr_ray.cluster.session import start_ray
+from ucdr_ray.embeddings import Part
+from ucdr_ray.errors import JobError, UserError
+
+Row = dict[str, Any]
+
+
+@contextmanager
+def held(out: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from writing to ``out``, which is made if missing. UserError: one does already."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"--out {out}: another process is {doing} there") from None
+
+
+def run(doing: str, rows: list[Row], actor: type, actors: int | None, **arguments: Any) -> Iterator[Part]:
+    """Call ``actor(**arguments, threads=...)`` objects with rows, in parallel; their parts as they are finished.
+
+    Args:
+        actor: called with a row, returns a part's record as JSON under "part", or what went wrong under "error".
+        actors: copies of it; without it one for each GPU, or without GPUs for each CPU.
+
+    Raises:
+        JobError: what an actor said, or a worker failed.
+    """
+    if not rows:
+        return
+    start_ray()
+    import ray.data
+    from ray.exceptions import RayError
+
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0))
+    # A small machine's Ray is given more logical CPUs than there are; a cluster's are what they say.
+    cpus = int(available["CPU"]) if len(ray.nodes()) > 1 else os.cpu_count() or 1
+    actors = min(len(rows), actors or gpus or cpus)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        actor,
+        fn_constructor_kwargs=arguments | {"threads": max(1, cpus // actors)},
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise JobError(row["error"])
+            yield Part.model_validate_json(row["part"])
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise JobError(f"{doing} stopped: {type(cause).__name__}: {cause}") from error

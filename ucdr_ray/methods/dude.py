@@ -1,0 +1,140 @@
+"""DUDE (arXiv:2509.04193): a frozen text-to-image model teaches the encoder to drop style; then staged alignment.
+
+Sec. 3.2, object disentanglement. An image of domain d is described as "a {style of d} of a [z]", where [z] is made by
+the encoder. Told this, the generator is to predict the noise that was put on the image. The style it knows from the
+word, so what lowers the loss is to say in [z] what the word does not: the object.
+
+Sec. 3.3, staged alignment, stands in `staged.py`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.methods.base import Batch, Losses, Stage
+from ucdr_ray.methods.staged import Staged, weighted
+from ucdr_ray.models.content import ContentWord, Describing, style_words
+from ucdr_ray.models.diffusion import Generator
+from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.models.prompts import Prompts
+from ucdr_ray.neighbors.memory import Memory
+
+
+class Dude(Staged):
+    """L_OD and the contrastive stages; what is trained, `online`, is the encoder and g, the maker of [z]."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: DudeConfig,
+        domains: list[str],
+        generator: Generator,
+        precision: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(encoder, config, len(domains), precision)
+        self.config: DudeConfig = config
+        self.generator = generator
+        self.prompts = Prompts.of(generator.tokenizer, styles(config, domains))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            content = ContentWord(encoder.backbone.dim, generator.width, generator.word_norm())
+        style = style_words(self.prompts, generator.vocabulary(), config.style_tokens, seed)
+        self.online = Describing(encoder, content, style)
+
+    def stages(self) -> list[Stage]:
+        """L_OD; then + L_aug + L_in; then + L_cross."""
+        c = self.config
+        later = c.weight_od if c.keep_od else 0.0
+        od, kept = {"od": c.weight_od}, {"od": later} if later > 0 else {}
+        inside = {"in": c.weight_in} if c.weight_in > 0 else {}
+        stages = [
+            Stage("warm_up", c.stages.warm_up, od),
+            Stage(
+                "in_domain", c.stages.in_domain, kept | {"aug": c.weight_aug, "in": c.weight_in}, k_in=c.k_in
+            ),
+            Stage(
+                "cross_domain",
+                c.stages.cross_domain,
+                kept | {"aug": c.weight_aug} | inside | {"cross": c.weight_cross},
+                k_in=c.k_in if inside else None,
+                k_cross=c.k_cross,
+            ),
+        ]
+        return [stage for stage in stages if stage.epochs > 0]
+
+    def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
+        """Losses of one batch: L_OD by the query view's [z], and the stage's contrastive terms."""
+        if stage.contrasts:
+            self.push(batch, memory)
+        query, content, style = self.describe(batch.query)
+        terms = self.contrast(query, batch, stage, memory) if stage.contrasts else {}
+        if "od" in stage.weights and batch.step % self.config.od_every == 0:
+            terms["od"] = self.disentangle(batch, content, style).sum() / batch.global_rows
+        return weighted(terms, stage, query)
+
+    def disentangle(self, batch: Batch, content: Tensor, style: Tensor | None) -> Tensor:
+        """L_OD (Eq. 3) of each image: (B,) squared error of the noise that the generator predicts, told "[z]".
+
+        Args:
+            content: (B, W) the images' [z]; style: (E, W) learnt style words, all domains' one after the other.
+        """
+        c, generator = self.config, self.generator
+        latent = self.latent(batch)
+        low, high = (round(edge * generator.timesteps) for edge in (c.time_low, c.time_high))
+        t = batch.draws.uniform(low, high).long().clamp(max=generator.timesteps - 1).to(latent.device)
+        noise = batch.draws.normal(*latent.shape[1:]).to(latent.device)
+        ids, place, embedding = self.described(batch.domain, content, style)
+        return generator.loss(latent, noise, t, generator.text(ids, place, embedding))
+
+    def described(
+        self, domain: Tensor, content: Tensor, style: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The images' prompts, and what is replaced in them: as `Generator.text` wants them."""
+        device, rows = content.device, torch.arange(len(domain))
+        own = domain.cpu()
+        place, embedding = [torch.stack([rows, self.prompts.content[own]], dim=1)], [content]
+        if style is not None:
+            first = 0
+            for index, positions in enumerate(self.prompts.style):
+                mine, words = rows[own == index], style[first : first + len(positions)]
+                first += len(positions)
+                place.append(torch.cartesian_prod(mine, positions).view(-1, 2))
+                embedding.append(words.repeat(len(mine), 1))
+        return self.prompts.ids[own].to(device), torch.cat(place).to(device), torch.cat(embedding)
+
+    def latent(self, batch: Batch) -> Tensor:
+        """(B, C, s, s): of each image's stored latents, as it is or flipped, a sample."""
+        assert batch.latents is not None
+        stored = batch.latents
+        which = (batch.draws.uniform(0, 1) * stored.shape[1]).long().to(stored.device)
+        mean, log_variance = stored[torch.arange(len(stored), device=stored.device), which].float().unbind(1)
+        noise = batch.draws.normal(*mean.shape[1:]).to(mean.device)
+        return mean + (log_variance / 2).exp() * noise
+
+    def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Embeddings, [z] and learnt style words: what `Describing` gives."""
+        reduced = self.precision != torch.float32
+        with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
+            return self.online(pixels)
+
+    def extras(self) -> dict[str, nn.Module]:
+        inner = self._describing
+        return {"content": inner.content} | ({} if inner.style is None else {"style": inner.style})
+
+    @property
+    def encoder(self) -> Encoder:
+        return self._describing.encoder
+
+    @property
+    def _describing(self) -> Describing:
+        inner = getattr(self.online, "module", self.online)
+        assert isinstance(inner, Describing)
+        return inner
+
+
+def styles(config: DudeConfig, domains: list[str]) -> list[str]:
+    """The words for each domain's style: one for all, or those given, or the domain's name."""
+    if config.fixed_style is not None:
+        return [config.fixed_style] * len(domains)
+    return [config.styles.get(name, name.replace("_", " ")) for name in domains]

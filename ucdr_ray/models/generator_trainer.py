@@ -1,0 +1,76 @@
+"""Training of a generator from scratch: predicted noise, a moving average of the weights, and that is all."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ucdr_ray.models.diffusion import Generator
+
+UNCONDITIONAL = 0.1  # share of pictures shown without words, for guidance
+_WARM = 200  # steps until the learning rate is reached
+
+
+class GeneratorTrainer:
+    """One process; `generator` itself changes step by step, `averaged()` gives what to keep.
+
+    Args:
+        steps: of the whole training: the learning rate falls to zero along a cosine.
+        text: whether the text encoder learns, too.
+    """
+
+    def __init__(
+        self, generator: Generator, lr: float, steps: int, text: bool = True, decay: float = 0.999
+    ) -> None:
+        self.generator, self.steps, self.taken = generator, steps, 0
+        parts = [generator.unet, generator.text_encoder] if text else [generator.unet]
+        self.parts = nn.ModuleList(parts).requires_grad_(True)
+        self.average = AveragedModel(self.parts, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.optimizer = torch.optim.AdamW(self.parts.parameters(), lr=lr, weight_decay=1e-2)
+        self.lr = lr
+
+    def step(
+        self, latent: Tensor, ids: Tensor, place: Tensor, embedding: Tensor, draw: torch.Generator
+    ) -> float:
+        """Learn from pictures and their prompts; the loss.
+
+        A gradient also reaches `embedding`, if it wants one.
+
+        Args:
+            latent: (B, C, s, s) float32.
+            ids, place, embedding: as of `Generator.text`.
+            draw: of times, noise, and which pictures are shown without words.
+        """
+        rows, device = len(latent), latent.device
+        t = torch.randint(self.generator.timesteps, (rows,), generator=draw).to(device)
+        noise = torch.randn(latent.shape, generator=draw).to(device)
+        silent = (torch.rand(rows, generator=draw) < UNCONDITIONAL).to(device)
+        told = ~silent[place[:, 0]]
+        ids = torch.where(silent[:, None], self.generator.empty_prompt().to(device), ids)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self._rate()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            text = self.generator.text(ids, place[told], embedding[told])
+            loss = self.generator.loss(latent, noise, t, text).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.parts)
+        self.taken += 1
+        return float(loss.detach())
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.taken + 1) / _WARM)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(self.taken / self.steps, 1)))
+
+    def averaged(self) -> Generator:
+        """The generator with the averaged weights, frozen."""
+        copies = list(self.average.module.children())
+        text = copies[1] if len(copies) > 1 else self.generator.text_encoder
+        g = self.generator
+        return Generator(
+            copy.deepcopy(copies[0]), copy.deepcopy(text), g.tokenizer, g.scheduler, g.codec, g.name
+        )

@@ -1,0 +1,49 @@
+"""Writing what is made from a catalog part by part, each with a receipt for the job that resumes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ucdr_ray.embeddings import Part
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import atomic_write, write_json
+from ucdr_ray.records import Record, read_record
+
+
+class _Receipt(Record):
+    made_from: dict[str, Any]
+    part: Part
+
+
+def write_rows(folder: Path, file: str, first_slot: int, rows: pa.Table, receipt: dict[str, Any]) -> Part:
+    """Write one part, then its receipt: ``receipt`` (what it was made from) beside the part's own record."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, use_dictionary=["domain"], compression="none")
+    path = folder / file
+    atomic_write(path, sink.getvalue())
+    part = Part.of(folder, file, rows=len(rows), first_slot=first_slot)
+    write_json(path.with_suffix(".json"), {"made_from": receipt, "part": part.model_dump()})
+    return part
+
+
+def finished_part(folder: Path, file: str, receipt: dict[str, Any], what: str) -> Part | None:
+    """The part's record if it is complete, undamaged and was made from exactly ``receipt``; else None."""
+    try:
+        found = read_record(_Receipt, (folder / file).with_suffix(".json"), "receipt")
+        found.part.check(folder, what)
+    except UserError:
+        return None
+    return found.part if found.made_from == receipt and found.part.file == file else None
+
+
+def clear_foreign(folder: Path, below: str, keep: set[str]) -> None:
+    """Remove every file below ``below`` but the parts ``keep`` and their receipts, and what a killed job left."""
+    kept = {folder / file for file in keep} | {(folder / file).with_suffix(".json") for file in keep}
+    for path in (folder / below).rglob("*"):
+        if path.is_file() and path not in kept:
+            path.unlink(missing_ok=True)  # a worker of a killed job may still be renaming it
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
