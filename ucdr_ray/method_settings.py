@@ -107,7 +107,7 @@ class DudeConfig(Contrastive):
     )
     weight_od: float = Field(1.0, ge=0, description="Weight of L_OD.")
     keep_od: bool = Field(True, description="Keep L_OD after warm-up.")
-    od_every: int = Field(1, ge=1, description="Compute L_OD at every n-th step only.")
+    od_every: int = Field(1, ge=1, description="After warm-up, compute L_OD at every n-th step only.")
     time_low: Fraction = Field(0.0, description="Least noise of L_OD, as a share of all times.")
     time_high: Fraction = Field(1.0, description="Most noise of L_OD, as a share of all times.")
 

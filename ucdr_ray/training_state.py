@@ -14,30 +14,38 @@ def state_of(method: Staged, optimizer: torch.optim.Optimizer) -> dict[str, Tens
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{name}": torch.as_tensor(value)
-            for name, value in state.items()
-            if value is not None
-        }
-    return tensors | {"rng": torch.get_rng_state()}
+    return tensors | optimizer_state(optimizer) | {"rng": torch.get_rng_state()}
 
 
 def restore(method: Staged, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Go on from there."""
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-        }
-
     modules = {"encoder": method.encoder, "target": method.target} | method.extras()
     for name, module in modules.items():
-        module.load_state_dict(part(f"{name}."))
+        module.load_state_dict(below(f"{name}.", tensors))
+    restore_optimizer(optimizer, tensors)
+    torch.set_rng_state(tensors["rng"])
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What `restore_optimizer` needs; the groups' settings are the caller's."""
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Momenta and the like, from among `tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer.").items():
+    for name, value in below("optimizer.", tensors).items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    torch.set_rng_state(tensors["rng"])
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

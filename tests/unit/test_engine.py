@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import make_catalog
-from tests.training import state, tiny_config, train_alone, trainer
+from tests.training import dude_config, state, tiny_config, train_alone, trainer
 from ucdr_ray.engine import Trainer, build_encoder, pick_device
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import ResidentFeed
@@ -64,6 +64,49 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_by_bit(tmp_path, catalog
     found = state(again)
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_a_resumed_run_with_a_generator_equals_the_uninterrupted_one(tmp_path, catalog, stop):
+    config = dude_config(["train.optimizer=adamw", "train.lr=0.003", "method.od_every=2"])
+    torch.manual_seed(1)
+    whole = trainer(catalog, config)
+    rows = []
+    whole.run(None, lambda metrics, _: rows.append(metrics))
+    assert [row["stage"] for row in rows] == ["warm_up"] * 2 + ["in_domain"] + ["cross_domain"] * 2
+    assert ["loss_aug" in row for row in rows] == [False, False, True, True, True]
+    assert all(row["loss_od"] > 0 for row in rows)
+
+    torch.manual_seed(1)
+    with pytest.raises(Stopped):
+        trainer(catalog, config).run(tmp_path, stop_after(stop))
+    again = trainer(catalog, config)
+    assert again.resume(tmp_path) == (stop > 1)
+    if stop == 1:
+        torch.manual_seed(1)
+    again.run(tmp_path, lambda *_: None)
+    expected, found = state(whole), state(again)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_keys_begin_as_the_encoder_is_when_the_warm_up_ends(catalog):
+    made = trainer(catalog, dude_config(["method.momentum=0.999"]))
+    seen = []
+
+    def on_epoch(metrics, trained):
+        seen.append([bank.filled.any().item() for bank in trained.memory.banks])
+
+    fill = made.fill_memory
+
+    def filled():
+        ours, theirs = made.method.encoder.state_dict(), made.method.target.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        fill()
+
+    made.fill_memory = filled
+    made.run(None, on_epoch)
+    assert seen[:3] == [[False] * 3, [False] * 3, [True] * 3]
 
 
 def test_stages_losses_and_schedule(tmp_path, catalog):

@@ -12,16 +12,14 @@ import torch
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.bank import BankSpec
-from ucdr_ray.cluster.latents import make_latents, settings
 from ucdr_ray.cluster.monitor import Monitor
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
+from ucdr_ray.cluster.training_latents import check_latents, latents_of
 from ucdr_ray.cluster.workers import Job, bank_shards, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
 from ucdr_ray.errors import JobError, UserError
-from ucdr_ray.latents import Latents
-from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.models.backbone import absolute
 from ucdr_ray.progress import progress
 from ucdr_ray.run import Run, begin, check_folder
@@ -53,6 +51,7 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
     names = chosen_domains(config, catalog)
     # A backbone that can't be loaded and a store that can't be are said before anything is written or started.
     build_encoder(config)
+    check_latents(config, catalog, names)
     uri = resolve_uri(config.tracking.uri, Path(out).parent) if config.tracking.enabled else None
     run = check_folder(Path(out), resume)
     with run.held():
@@ -83,7 +82,7 @@ def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri:
         backbone = absolute(config.model.backbone)
         where = run.path.resolve()
         shards = _bank(config, sizes, where)
-        latents, generator = _latents(config, catalog, names, kept=references is not None)
+        latents, generator = latents_of(config, catalog, names, kept=references is not None)
         job = Job(
             config,
             Run(where),
@@ -116,29 +115,6 @@ def _bank(config: RunConfig, sizes: list[int], run: Path) -> Shards | None:
     threads = config.train.threads or shard_threads(count)
     spec = BankSpec(sizes, config.model.dim, count, config.bank.momentum, run, threads)
     return start_shards(spec, config.bank.timeout)
-
-
-def _latents(
-    config: RunConfig, catalog: Catalog, names: list[str], kept: bool
-) -> tuple[list[list[Any]] | None, str]:
-    """Latents for a method with a generator, made if need be, and where the generator lies."""
-    method = config.method
-    if not isinstance(method, DudeConfig):
-        return None, ""
-    if not kept:
-        raise UserError(
-            "method.name=dude with streamed images is not possible; allowed: data.residency=keep, a smaller "
-            "data.stored_size, or more memory for the object store"
-        )
-    made_by = settings(method.generator, method.generator_size, config.data.resize)
-    if method.latents is not None:
-        found = Latents.open(Path(method.latents))
-        found.check(catalog, made_by)
-    else:
-        folder = catalog.path.parent / f"{catalog.path.name}.latents"
-        name = f"{made_by.codec.fingerprint[:8]}-{made_by.size}-{made_by.resize}"
-        found = make_latents(method.generator, catalog, folder / name, made_by)
-    return stream.keep_latents(found, names), absolute(method.generator)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Dude(Staged):
             self.push(batch, memory)
         query, content, style = self.describe(batch.query)
         terms = self.contrast(query, batch, stage, memory) if stage.contrasts else {}
-        if "od" in stage.weights and batch.step % self.config.od_every == 0:
+        if "od" in stage.weights and (not terms or batch.step % self.config.od_every == 0):
             terms["od"] = self.disentangle(batch, content, style).sum() / batch.global_rows
         return weighted(terms, stage, query)
 

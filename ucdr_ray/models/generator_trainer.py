@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ucdr_ray.models.diffusion import Generator
+from ucdr_ray.training_state import below, optimizer_state, restore_optimizer
 
 UNCONDITIONAL = 0.1  # share of pictures shown without words, for guidance
 _WARM = 200  # steps until the learning rate is reached
@@ -65,6 +66,19 @@ class GeneratorTrainer:
     def _rate(self) -> float:
         warm = min(1.0, (self.taken + 1) / _WARM)
         return warm * 0.5 * (1 + math.cos(math.pi * min(self.taken / self.steps, 1)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides what comes next, but for the caller's random numbers."""
+        tensors = {f"parts.{name}": value for name, value in self.parts.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        return tensors | optimizer_state(self.optimizer) | {"taken": torch.tensor(self.taken)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.parts.load_state_dict(below("parts.", tensors))
+        self.average.load_state_dict(below("average.", tensors))
+        restore_optimizer(self.optimizer, tensors)
+        self.taken = int(tensors["taken"])
 
     def averaged(self) -> Generator:
         """The generator with the averaged weights, frozen."""

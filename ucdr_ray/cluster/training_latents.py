@@ -1,0 +1,69 @@
+"""Latents for a training with a generator: those it is given, or its own, made beside the catalog."""
+
+from pathlib import Path
+from typing import Any
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cluster import stream
+from ucdr_ray.cluster.latents import make_latents, settings
+from ucdr_ray.config import RunConfig
+from ucdr_ray.errors import UserError
+from ucdr_ray.latents import Latents, Settings
+from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.methods.dude import styles
+from ucdr_ray.models.backbone import absolute
+from ucdr_ray.models.generator_files import load_generator
+from ucdr_ray.models.prompts import Prompts
+
+
+def check_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> None:
+    """See that generator, styles and latents can be had, before anything is written.
+
+    Raises:
+        UserError: one can't; says what is allowed.
+    """
+    method = config.method
+    if not isinstance(method, DudeConfig):
+        return
+    if strange := sorted(method.styles.keys() - set(names)):
+        raise UserError(f"method.styles names {strange[0]!r}; the domains are {', '.join(names)}")
+    made_by = _settings(method, config)
+    generator = load_generator(method.generator)
+    Prompts.of(generator.tokenizer, styles(method, names))
+    if method.latents is not None:
+        Latents.open(Path(method.latents), verify=False).check(catalog, made_by)
+
+
+def latents_of(
+    config: RunConfig, catalog: Catalog, names: list[str], kept: bool
+) -> tuple[list[list[Any]] | None, str]:
+    """References to the latents (`stream.keep_latents`), and where the generator lies for a process in any folder.
+
+    Args:
+        kept: whether the decoded images are kept, too.
+
+    Raises:
+        UserError: they are stale, foreign or damaged, or the images are streamed.
+        JobError: an image could not be decoded.
+    """
+    method = config.method
+    if not isinstance(method, DudeConfig):
+        return None, ""
+    if not kept:
+        raise UserError(
+            "method.name=dude with streamed images is not possible; allowed: data.residency=keep, a smaller "
+            "data.stored_size, or more memory for the object store"
+        )
+    made_by = _settings(method, config)
+    if method.latents is not None:
+        found = Latents.open(Path(method.latents))
+        found.check(catalog, made_by)
+    else:
+        folder = catalog.path.parent / f"{catalog.path.name}.latents"
+        name = f"{made_by.codec.fingerprint[:8]}-{made_by.size}-{made_by.resize}"
+        found = make_latents(method.generator, catalog, folder / name, made_by)
+    return stream.keep_latents(found, names), absolute(method.generator)
+
+
+def _settings(method: DudeConfig, config: RunConfig) -> Settings:
+    return settings(method.generator, method.generator_size, config.data.resize)
