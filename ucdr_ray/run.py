@@ -34,6 +34,8 @@ _FREE = (
     "train.checkpoint_",
     "train.keep_",
     "train.max_failures",
+    "method.latents",
+    "method.gradient_checkpointing",
 )
 _OURS = {
     ".lock",

@@ -136,6 +136,29 @@ def test_the_fingerprint_changes_with_what_decides_the_weights_alone() -> None:
     assert (
         config_fingerprint(load_config(None, ["tracking.enabled=false", "train.checkpoint_every=9"])) == plain
     )
+    dude = config_fingerprint(load_config(None, ["method.name=dude"]))
+    assert dude != plain
+    assert dude != config_fingerprint(load_config(None, ["method.name=dude", "method.od_every=2"]))
+    assert dude == config_fingerprint(load_config(None, ["method.name=dude", "method.latents=elsewhere"]))
+
+
+def test_the_fields_of_a_method_are_its_own() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(None, ["method.name=dude", "method.weight_odd=1"])
+    assert str(caught.value).startswith(
+        "method.weight_odd: unknown field; did you mean weight_od? allowed here:"
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(None, ["method.stages.warm_up=1"])
+    assert str(caught.value).startswith(
+        "method.stages.warm_up: unknown field; allowed here: cross_domain, in_domain"
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(None, ["method.name=dud"])
+    assert "method" in str(caught.value) and "'alignment', 'dude'" in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        load_config(None, ["method.name=dude", "method.time_low=0.9", "method.time_high=0.5"])
+    assert str(caught.value) == "method: time_low=0.9 with time_high=0.5; allowed: time_low below time_high"
 
 
 @pytest.mark.parametrize(
