@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 from ucdr_ray.drawings.objects import OBJECTS
 from ucdr_ray.drawings.styles import STYLES
 from ucdr_ray.drawings.train_generator import drawings
-from ucdr_ray.files import write_json
+from ucdr_ray.evaluation.contact import grid, png
+from ucdr_ray.files import atomic_write, write_json
 from ucdr_ray.models.backbone import build_backbone
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.generator_files import PACKAGED, load_generator
@@ -106,18 +106,13 @@ def generated(
     return torch.cat(pictures), kinds
 
 
-def grid(pixels: Tensor, kinds: Tensor, path: Path, scale: int = 2) -> None:
-    """A row for each style, a column for each object: the first picture of each prompt."""
-    side = pixels.shape[-1]
-    sheet = np.zeros((len(STYLES) * side, len(OBJECTS) * side, 3), np.uint8)
-    for style in range(len(STYLES)):
-        for name in range(len(OBJECTS)):
-            (found, *_) = ((kinds == torch.tensor([style, name])).all(1)).nonzero().flatten().tolist()
-            place = np.s_[style * side : (style + 1) * side, name * side : (name + 1) * side]
-            sheet[place] = pixels[found].permute(1, 2, 0).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(sheet)
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
+def first_of_each(pixels: Tensor, kinds: Tensor) -> np.ndarray:
+    """(styles, objects, 3, S, S): the first picture of each prompt."""
+    first = [
+        [int((kinds == torch.tensor([style, name])).all(1).nonzero()[0]) for name in range(len(OBJECTS))]
+        for style in range(len(STYLES))
+    ]
+    return pixels[torch.tensor(first)].numpy()
 
 
 def main(
@@ -140,7 +135,10 @@ def main(
     pictures, prompted = generated(generator, count, steps, guidance)
     style, name = accuracy(classifier, pictures, prompted)
     if save_grid is not None:
-        grid(pictures, prompted, save_grid)
+        sheet = grid(
+            first_of_each(pictures, prompted), list(STYLES), list(OBJECTS), title=f"{model}, by prompt"
+        )
+        atomic_write(save_grid, png(sheet))
     figures = {
         "style_accuracy": style,
         "object_accuracy": name,

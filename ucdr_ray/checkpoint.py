@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import read_json, sha256_file, staged_folder, write_json
+from ucdr_ray.files import fingerprint, read_json, sha256_file, staged_folder, write_json
 from ucdr_ray.neighbors.parts import BankPart
 from ucdr_ray.problems import describe
 
-VERSION = 2
+VERSION = 3
+_EARLIER = "delete this folder to resume from an earlier one"
 
 
 def save_checkpoint(
@@ -37,17 +38,14 @@ def save_checkpoint(
             {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
             staging / "state.safetensors",
         )
-        write_json(
-            staging / "state.json",
-            values
-            | {
-                "format": "ucdr-checkpoint",
-                "version": VERSION,
-                "step": step,
-                "bank": [part.model_dump() for part in bank(staging)],
-                "sha256": sha256_file(staging / "state.safetensors"),
-            },
-        )
+        state = values | {
+            "format": "ucdr-checkpoint",
+            "version": VERSION,
+            "step": step,
+            "bank": [part.model_dump(mode="json") for part in bank(staging)],
+            "sha256": sha256_file(staging / "state.safetensors"),
+        }
+        write_json(staging / "state.json", state | {"checksum": fingerprint(state)})
     for old in checkpoints(root)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -75,6 +73,8 @@ def read_values(folder: Path) -> dict[str, Any]:
         or values.get("version") != VERSION
     ):
         raise UserError(f"{folder} is not a checkpoint of version {VERSION}")
+    if values.pop("checksum", None) != fingerprint(values):
+        raise UserError(f"checkpoint {folder} is damaged: state.json does not match its checksum; {_EARLIER}")
     return values
 
 
@@ -88,8 +88,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     file = folder / "state.safetensors"
     if not file.is_file() or sha256_file(file) != values.get("sha256"):
         raise UserError(
-            f"checkpoint {folder} is damaged: state.safetensors is missing or its checksum differs; "
-            "delete this folder to resume from an earlier one"
+            f"checkpoint {folder} is damaged: state.safetensors is missing or its checksum differs; {_EARLIER}"
         )
     return load_file(file), values
 

@@ -114,6 +114,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_target(option: str, path: Path, endings: tuple[str, ...] = ()) -> None:
+    """See that a file can be written, before the work whose result it is to hold.
+
+    Args:
+        endings: allowed ones, such as ".png"; any without them.
+
+    Raises:
+        UserError: it is a folder, below something that is none, not permitted, or of another ending.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise UserError(f"{option} {path}: allowed: a name that ends in {' or '.join(endings)}")
+    if not path.name or path.is_dir():
+        raise UserError(f"{option} {str(path)!r}: is a folder; allowed: a file")
+    above = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{option} {path}: {above} is no folder that may be written to")
+
+
 def fingerprint(value: Any) -> str:
     """Hex SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

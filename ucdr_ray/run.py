@@ -90,9 +90,9 @@ class Run:
         """Note that the workers take up training after `epoch`."""
         self._write("starts.jsonl", [{"epoch": start} for start in [*self.starts(), epoch]])
 
-    def bank_restarts(self) -> list[int]:
-        """Which shards of the memory bank were replaced, in the order in which it happened."""
-        return [row["shard"] for row in self._rows("bank/restarts.jsonl")]
+    def bank_restarts(self) -> list[tuple[int, str]]:
+        """Shards of the memory bank that were replaced, in order, and why one began without its rows, or nothing."""
+        return [(row["shard"], row["problem"]) for row in self._rows("bank/restarts.jsonl")]
 
     def _rows(self, file: str) -> list[dict[str, Any]]:
         try:

@@ -136,6 +136,7 @@ class BankConfig(Section):
     timeout: float = Field(
         60.0,
         gt=0,
+        le=86_400,
         description="Seconds without an answer after which a shard counts as hung and is replaced.",
     )
 

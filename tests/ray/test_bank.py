@@ -1,6 +1,6 @@
 """The sharded memory bank against the one in process: the same questions, the same answers, bit for bit."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import ray
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.workers import Workers
 from ucdr_ray.cluster.bank import BankSpec
-from ucdr_ray.cluster.memory import ShardedMemory
+from ucdr_ray.cluster.memory import _TRIES, ShardedMemory
 from ucdr_ray.cluster.shards import start_shards
 from ucdr_ray.errors import UserError
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -204,6 +204,23 @@ def test_a_shard_that_was_killed_comes_back(shards, together, tmp_path, copy):
     local.push(*(torch.cat([part[i] for part in step]) for i in range(3)))
     for rank, (domain, slot, _) in enumerate(step):
         assert same(found[rank], answers(local, domain, slot))
+
+
+def test_no_worker_goes_on_before_every_shard_has_its_new_graphs(shards, together, tmp_path):
+    actors, wanted = shards(3, 0.0), Neighbourhood(4, 5)
+    members = clients(actors, 65_536, True)
+    together(lambda rank: members[rank].load(tmp_path, [], 0))
+    together(lambda rank: members[rank].push(*sweep(0)[rank]))
+    together(lambda rank: members[rank].rebuild(wanted))
+    attempt, number = members[0]._attempt, 2 * _TRIES
+    actors.all("begin", number, members[0].version, wanted, [])
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(members[1].rebuild, wanted)
+        for shard in (1, 2, 0):
+            assert not wait([other], timeout=0.5).done
+            ray.get(actors.actors[shard].end.remote(attempt, number, {"found": 1.0}))
+        assert other.result() == {"found": 1.0}
+    assert ray.get(actors.actors[0].query.remote(attempt, 1, number, {}, None)).edges == {}
 
 
 def test_a_checkpoint_of_three_shards_loads_into_one_and_into_none(shards, together, tmp_path):

@@ -58,8 +58,11 @@ def test_over_the_limit_the_job_stops_and_says_where_to_look(tmp_path, ingest):
     code, _, (error,) = ingest(source, "--out", tmp_path / "c")
     table = tmp_path / "c/rejects.parquet"
     assert code == 1
+    first = pq.read_table(table).to_pylist()[0]
+    assert first["path"].endswith("photo/cat/a.jpg")
     assert error == (
-        f"error: 2 of 82 inputs can't be used, over --max-rejects 0.01; each with its reason: {table}"
+        "error: 2 of 82 inputs can't be used, over --max-rejects 0.01; "
+        f"the first is {first['path']}: {first['reason']}; all of them: {table}"
     )
     assert {row["reason"] for row in pq.read_table(table).to_pylist()} >= {"empty file"}
     assert run(["catalog", "info", str(tmp_path / "c")]) == 2

@@ -45,7 +45,7 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [first]
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "foreign", "not json", "list"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "foreign", "not json", "list", "edited"])
 def test_every_damage_is_one_line(tmp_path, harm):
     folder = save(tmp_path)
     weights, state = folder / "state.safetensors", folder / "state.json"
@@ -57,6 +57,8 @@ def test_every_damage_is_one_line(tmp_path, harm):
         weights.write_bytes(content[:-4])
     elif harm == "missing":
         weights.unlink()
+    elif harm == "edited":
+        state.write_text(state.read_text().replace('"step": 1', '"step": 2'))
     elif harm == "foreign":
         state.write_text(state.read_text().replace("ucdr-checkpoint", "other"))
     elif harm == "not json":

@@ -176,6 +176,14 @@ def test_wrong_calls_are_one_line(world, trained, catalog, capsys, tmp_path):
         message = refused(capsys, source, "--domains", "photo,paint")
         assert f"no domain 'paint' in {source}; it has: {known}" in message
         assert "one is named twice" in refused(capsys, source, "--domains", "photo,photo")
+    for option, place, message in (
+        ("--plot", tmp_path / "a.pdf", "allowed: a name that ends in .png"),
+        ("--plot", tmp_path / "file" / "a.png", "file is no folder that may be written to"),
+        ("--json", tmp_path, "is a folder; allowed: a file"),
+        ("--json", "", "is a folder; allowed: a file"),
+    ):
+        assert message in refused(capsys, path, option, place)
+    assert "both a.png" in refused(capsys, path, "--json", "a.png", "--plot", "a.png")
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -20,6 +20,7 @@ import torch
 from ucdr_ray.checkpoint import bank_parts, checkpoints, read_values
 from ucdr_ray.cluster.graph_file import GraphFile
 from ucdr_ray.cluster.wire import packed, unpacked
+from ucdr_ray.errors import UserError
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
 from ucdr_ray.neighbors.shard import Held, Shard
@@ -71,11 +72,23 @@ class BankShard:
         self._changed, self._one = asyncio.Condition(), asyncio.Lock()
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self._version = None
+            problem = self._recover()
             with open(spec.run / "bank" / "restarts.jsonl", "a") as file:
-                file.write(json.dumps({"shard": index}) + "\n")
-            newest = checkpoints(spec.run / "checkpoints")[-1:]
-            for folder in newest:
-                read_parts(folder, bank_parts(read_values(folder)), self._shard.banks, self._shard.spans)
+                file.write(json.dumps({"shard": index, "problem": problem}) + "\n")
+
+    def _recover(self) -> str:
+        """Take the rows of the newest checkpoint, if there is one; why not, if they can't be had.
+
+        An actor that fails here would never come back. Without them it begins empty, and is filled as keys arrive.
+        """
+        for folder in checkpoints(self._spec.run / "checkpoints")[-1:]:
+            try:
+                shard = self._empty()
+                read_parts(folder, bank_parts(read_values(folder)), shard.banks, shard.spans)
+                self._shard = shard
+            except (UserError, OSError) as error:
+                return str(error)
+        return ""
 
     def _empty(self) -> Shard:
         spec = self._spec
@@ -141,6 +154,9 @@ class BankShard:
         """
         self._belongs(attempt)
         await self._reached(version - 1)
+        async with self._changed:
+            # One under way is another shard's second try, of which this worker knows nothing.
+            await self._changed.wait_for(lambda: self._search >= 0)
         if self._search < search:
             raise Forgotten
         slots = {domain: torch.from_numpy(slot) for domain, slot in asked.items()}

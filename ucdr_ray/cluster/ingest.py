@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from ucdr_ray.catalog import Catalog, Manifest
 from ucdr_ray.cluster.session import start_ray
@@ -108,9 +109,11 @@ def _make_parts(
         advance(done["items"])
         rejects += done["rejects"]
         if rejects > max_rejects * plan.items:
+            found = write_rejects(out, plan)
+            first = pq.read_table(found).slice(0, 1).to_pylist()[0]
             raise JobError(
                 f"{rejects} of {plan.items} inputs can't be used, over --max-rejects {max_rejects:g}; "
-                f"each with its reason: {write_rejects(out, plan)}"
+                f"the first is {first['path']}: {first['reason']}; all of them: {found}"
             )
     shifts = moves(out, plan)
     for _ in _map(move, [asdict(shift.chunk) | {"first_slot": shift.first_slot} for shift in shifts]):

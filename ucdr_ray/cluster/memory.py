@@ -193,9 +193,8 @@ class ShardedMemory:
         self._search += _TRIES
         self._said, self._asked = _Said([], [], []), {}
         if self._world.rank > 0:
-            shard = self._world.rank % len(self._shards)
-            report = self._shards.actors[shard].report.remote(self._attempt, self._search)
-            return self._shards.get({report: shard})[report]
+            # Of all: one that has not ended its search yet can't be asked.
+            return self._shards.all("report", self._attempt, self._search)[0]
         for attempt in range(_TRIES):
             try:
                 lives = [self._lives[shard] for shard in range(len(self._shards))]

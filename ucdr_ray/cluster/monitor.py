@@ -41,9 +41,10 @@ class Monitor:
             if self._began:
                 self._say(f"train: a worker died; all go on after epoch {epoch}")
             self._began = True
-        for shard in self._run.bank_restarts()[self._restarts :]:
+        for shard, problem in self._run.bank_restarts()[self._restarts :]:
             self._restarts += 1
-            self._say(f"train: shard {shard} of the memory bank was lost and is replaced")
+            empty = f"; it begins empty: {problem}" if problem else ""
+            self._say(f"train: shard {shard} of the memory bank was lost and is replaced{empty}")
         rows = self._run.metrics()
         for row in rows:
             if row["epoch"] > self._seen:

@@ -1,8 +1,10 @@
 """The bank's actors seen from a worker: calls to all of them, and what to do about one that does not answer."""
 
+import math
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ray
@@ -11,6 +13,7 @@ from ucdr_ray.cluster.bank import BankShard, BankSpec, Forgotten
 from ucdr_ray.errors import JobError, UserError
 
 _PING_SECONDS = 10.0
+_START_SECONDS = 300.0
 
 
 class Shards:
@@ -18,11 +21,13 @@ class Shards:
 
     Args:
         timeout: seconds without an answer after which a shard is asked whether it lives. One that does not say so
-            within 10 more is killed; Ray starts it anew and repeats the calls that it had.
+            within 10 more is killed; Ray starts it anew and repeats the calls that it had. A new one has 5 minutes
+            until its first answer.
     """
 
     def __init__(self, actors: Sequence[Any], spec: BankSpec, timeout: float) -> None:
         self.actors, self.spec, self.timeout = list(actors), spec, timeout
+        self._starting = {shard: time.time() for shard in range(len(self.actors))}
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -38,7 +43,9 @@ class Shards:
         try:
             while True:
                 try:
-                    return dict(zip(waiting, ray.get(list(waiting), timeout=self.timeout), strict=True))
+                    found = ray.get(list(waiting), timeout=self.timeout)
+                    self._lives(waiting.values())
+                    return dict(zip(waiting, found, strict=True))
                 except ray.exceptions.GetTimeoutError:
                     self._replace_hung(waiting)
         except Forgotten:
@@ -71,9 +78,16 @@ class Shards:
         _, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False)
         pings = {self.actors[shard].ping.remote(): shard for shard in {waiting[call] for call in late}}
         if pings:
-            _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_PING_SECONDS)
-            for ping in silent:
-                ray.kill(self.actors[pings[ping]], no_restart=False)
+            told, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_PING_SECONDS)
+            self._lives([pings[ping] for ping in told])
+            for shard in [pings[ping] for ping in silent]:
+                if time.time() - self._starting.get(shard, -math.inf) > _START_SECONDS:
+                    ray.kill(self.actors[shard], no_restart=False)
+                    self._starting[shard] = time.time()
+
+    def _lives(self, shards: Iterable[int]) -> None:
+        for shard in shards:
+            self._starting.pop(shard, None)
 
 
 def start_shards(spec: BankSpec, timeout: float) -> Shards:

@@ -122,7 +122,7 @@ def _decoded(windows: list[list[Span]], config: DataConfig, tasks: int) -> ray.d
         return {"pixels": decode(windows[index], side, resize)}
 
     numbers = ray.data.range(len(windows), override_num_blocks=len(windows))
-    dataset = numbers.map_batches(work, batch_size=None, concurrency=tasks)
+    dataset = numbers.map_batches(work, batch_size=None, concurrency=min(tasks, len(windows)))
     dataset.context.execution_options.preserve_order = True
     dataset.context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error ends the command, in a line

@@ -69,6 +69,7 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
 
     encoder = trainer.run(run.checkpoints, on_epoch)
     if rank == 0:
+        encoder.name += f", trained ({config.method.name})"
         encoder.save(run.encoder)
 
 

@@ -72,11 +72,17 @@ def neighbors(
         plot = Path("neighbors.png")
     from ucdr_ray.commands.searched import searched
     from ucdr_ray.evaluation.sparsity_plot import sparsity_plot
-    from ucdr_ray.files import atomic_write, write_json
+    from ucdr_ray.files import atomic_write, check_target, write_json
     from ucdr_ray.models.device import fastest_device
     from ucdr_ray.neighbors.sparsity import comparisons, sparsity
     from ucdr_ray.progress import progress
 
+    if json_file is not None and json_file != "-":
+        check_target("--json", Path(json_file))
+    if plot is not None:
+        check_target("--plot", plot, (".png",))
+    if json_file is not None and plot is not None and Path(json_file) == plot:
+        raise UserError(f"--json and --plot: both {plot}")
     opened = searched(source, wanted)
     centred = opened.centre if centre is None else centre
     own = [opened.k_in, opened.k_cross] if opened.k_in and opened.k_cross else []

@@ -96,7 +96,8 @@ def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "A
     if epochs:
         seconds = sum(float(row["seconds"]) for row in epochs)
         rate = sum(float(row["images_per_s"]) for row in epochs) / len(epochs)
-        facts["training"] = f"{len(epochs)} epochs in {seconds / 60:,.1f} minutes, {rate:,.0f} images/s"
+        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} minutes"
+        facts["training"] = f"{len(epochs)} epochs in {took}, {rate:,.0f} images/s"
     facts |= {
         "encoder": encoder,
         "config fingerprint": values["config_fingerprint"][:12],

@@ -54,7 +54,6 @@ def train(
         return
     if json_file is not None:
         write_json(Path(json_file), result)
-    minutes = result["seconds"] / 60
-    typer.echo(
-        f"trained {result['metrics']['epoch']} epochs in {minutes:.1f} minutes; encoder: {result['encoder']}"
-    )
+    seconds = result["seconds"]
+    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    typer.echo(f"trained {result['metrics']['epoch']} epochs in {took}; encoder: {result['encoder']}")

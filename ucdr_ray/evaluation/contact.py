@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 RIGHT, WRONG, NEUTRAL = "#1a9641", "#d7301f", "#b8bec6"
@@ -48,6 +49,40 @@ def contact_sheet(
         if verdict is not None:
             _badge(draw, (corner[0] + cell, corner[1]), verdict)
         draw.text((corner[0], corner[1] + cell), _fitted(draw, caption, cell), _INK, _font())
+    return sheet
+
+
+def grid(
+    pictures: np.ndarray, rows: Sequence[str], columns: Sequence[str], side: int = 64, title: str = ""
+) -> Image.Image:
+    """Pictures in a table.
+
+    Args:
+        pictures: (R, C, 3, S, S) uint8.
+        rows, columns: R and C headings.
+        side: of a picture in pixels; enlarged ones keep their sharp edges.
+    """
+    wide, high = 84, _GAP + 2 * _LINE + _GAP
+    step = side + _GAP // 2
+    sheet = Image.new("RGB", (wide + step * len(columns) + _GAP, high + step * len(rows) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP // 2), _fitted(draw, title, sheet.width - 2 * _GAP), _INK, _font())
+    for column, heading in enumerate(columns):
+        draw.text((wide + column * step, _GAP + _LINE), _fitted(draw, heading, side), _INK, _font())
+    for row, heading in enumerate(rows):
+        draw.text(
+            (_GAP, high + row * step + side // 2 - _LINE // 2),
+            _fitted(draw, heading, wide - _GAP),
+            _INK,
+            _font(),
+        )
+        for column in range(len(columns)):
+            image = Image.fromarray(np.ascontiguousarray(pictures[row, column].transpose(1, 2, 0)))
+            nearest = side >= image.width
+            image = image.resize(
+                (side, side), Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+            )
+            sheet.paste(image, (wide + column * step, high + row * step))
     return sheet
 
 

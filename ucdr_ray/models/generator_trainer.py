@@ -71,7 +71,8 @@ class GeneratorTrainer:
         """Everything that decides what comes next, but for the caller's random numbers."""
         tensors = {f"parts.{name}": value for name, value in self.parts.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        return tensors | optimizer_state(self.optimizer) | {"taken": torch.tensor(self.taken)}
+        tensors |= optimizer_state(self.optimizer) | {"taken": torch.tensor(self.taken)}
+        return {name: value.contiguous() for name, value in tensors.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""

@@ -83,7 +83,9 @@ def save_generator(generator: Generator, folder: Path) -> None:
         generator.scheduler.save_pretrained(staging / "scheduler")
         parts = {"unet": generator.unet, "text_encoder": generator.text_encoder}
         for name, model in parts.items():
-            copy.deepcopy(model).half().save_pretrained(staging / name)
+            copy.deepcopy(model).half().to(memory_format=torch.contiguous_format).save_pretrained(
+                staging / name
+            )
         index = {
             "_class_name": "StableDiffusionPipeline",
             "_diffusers_version": diffusers.__version__,
