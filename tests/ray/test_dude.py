@@ -11,6 +11,8 @@ from tests.tiny import make_catalog
 from tests.training import DUDE, dude_config, tensors, train_alone
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
+from ucdr_ray.cluster.latents import settings
+from ucdr_ray.latents import Latents
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -61,9 +63,7 @@ def test_two_workers_give_what_one_process_gives(world, tmp_path, train):
     assert json.loads(out)["metrics"] == logged[-1]
 
     (latents,) = (world / "catalog.latents").iterdir()
-    made = {path: path.stat().st_mtime_ns for path in latents.rglob("*.parquet")}
-    assert train(tmp_path / "second", "train.workers=0", "method.stages={warm_up: 1}")[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in latents.rglob("*.parquet")} == made
+    Latents.open(latents).check(catalog, settings(str(world / "model")))
 
 
 @pytest.mark.parametrize(

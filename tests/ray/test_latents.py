@@ -32,7 +32,7 @@ def world(tmp_path_factory) -> Path:
 
 def make(world: Path, out: Path, **changed) -> Latents:
     model = str(world / "model")
-    return make_latents(model, Catalog.open(world / "catalog"), out, settings(model, **changed), 8, actors=2)
+    return make_latents(model, Catalog.open(world / "catalog"), out, settings(model, **changed), 8, actors=1)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_the_loss_is_the_generators_for_each_images_prompt_time_and_noise() -> N
         for i in range(5):
             mean, log_variance = given.latents[i, flip[i]].float()
             latent = (mean + log_variance.exp().sqrt() * spread[i])[None]
-            word = made.online(given.query[i : i + 1])[1]
+            word = made.online(given.query[i : i + 1], False, True)[1]
             prompts = Prompts.of(made.generator.tokenizer, [NAMES[int(given.domain[i])]])
             text = made.generator.text(prompts.ids, torch.tensor([[0, int(prompts.content)]]), word)
             expected += float(made.generator.loss(latent, noise[i : i + 1], t[i : i + 1], text)) / 5

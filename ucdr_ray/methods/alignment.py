@@ -41,4 +41,4 @@ class Alignment(Staged):
     def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
         self.push(batch, memory)
         query = self._encode(self.online, batch.query)
-        return weighted(self.contrast(query, batch, stage, memory), stage, query)
+        return weighted(self.contrast(query, batch, stage, memory), stage)

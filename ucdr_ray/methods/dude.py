@@ -65,13 +65,14 @@ class Dude(Staged):
 
     def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
         """Losses of one batch: L_OD by the query view's [z], and the stage's contrastive terms."""
+        describe = "od" in stage.weights and (not stage.contrasts or batch.step % self.config.od_every == 0)
         if stage.contrasts:
             self.push(batch, memory)
-        query, content, style = self.describe(batch.query)
-        terms = self.contrast(query, batch, stage, memory) if stage.contrasts else {}
-        if "od" in stage.weights and (not terms or batch.step % self.config.od_every == 0):
+        query, content, style = self.described(batch.query, stage.contrasts, describe)
+        terms = {} if query is None else self.contrast(query, batch, stage, memory)
+        if content is not None:
             terms["od"] = self.disentangle(batch, content, style).sum() / batch.global_rows
-        return weighted(terms, stage, query)
+        return weighted(terms, stage)
 
     def disentangle(self, batch: Batch, content: Tensor, style: Tensor | None) -> Tensor:
         """L_OD (Eq. 3) of each image: (B,) squared error of the noise that the generator predicts, told "[z]".
@@ -84,10 +85,10 @@ class Dude(Staged):
         low, high = (round(edge * generator.timesteps) for edge in (c.time_low, c.time_high))
         t = batch.draws.uniform(low, high).long().clamp(max=generator.timesteps - 1).to(latent.device)
         noise = batch.draws.normal(*latent.shape[1:]).to(latent.device)
-        ids, place, embedding = self.described(batch.domain, content, style)
+        ids, place, embedding = self.prompted(batch.domain, content, style)
         return generator.loss(latent, noise, t, generator.text(ids, place, embedding))
 
-    def described(
+    def prompted(
         self, domain: Tensor, content: Tensor, style: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The images' prompts, and what is replaced in them: as `Generator.text` wants them."""
@@ -112,11 +113,13 @@ class Dude(Staged):
         noise = batch.draws.normal(*mean.shape[1:]).to(mean.device)
         return mean + (log_variance / 2).exp() * noise
 
-    def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def described(
+        self, pixels: Tensor, embed: bool, describe: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Embeddings, [z] and learnt style words: what `Describing` gives."""
         reduced = self.precision != torch.float32
         with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
-            return self.online(pixels)
+            return self.online(pixels, embed, describe)
 
     def extras(self) -> dict[str, nn.Module]:
         inner = self._describing

@@ -112,7 +112,7 @@ class Staged(ABC):
         return inner
 
 
-def weighted(terms: dict[str, Tensor], stage: Stage, like: Tensor) -> Losses:
+def weighted(terms: dict[str, Tensor], stage: Stage) -> Losses:
     """The total of a stage's terms, each by its weight."""
-    total = sum((stage.weights[name] * term for name, term in terms.items()), like.new_zeros(()))
+    total = torch.stack([stage.weights[name] * term for name, term in terms.items()]).sum()
     return Losses(total, {name: term.detach() for name, term in terms.items()})

@@ -48,11 +48,24 @@ class Describing(nn.Module):
         super().__init__()
         self.encoder, self.content, self.style = encoder, content, style
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B, 3, S, S) in [0, 1] -> (B, D) unit rows, (B, W) embeddings of [z], (E, W) of style words, if learnt."""
+    def forward(
+        self, pixels: Tensor, embed: bool, describe: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What a step asks for, and nothing else: workers wait for the gradients of all that is given out.
+
+        Args:
+            pixels: (B, 3, S, S) in [0, 1].
+
+        Returns:
+            If `embed` (B, D) unit rows; if `describe` (B, W) embeddings of [z] and, if learnt, (E, W) of style words.
+        """
         feature = self.encoder.feature(pixels)
-        style = None if self.style is None else self.style.words
-        return self.encoder.embed(feature), self.content(feature), style
+        style = None if self.style is None or not describe else self.style.words.clone()
+        return (
+            self.encoder.embed(feature) if embed else None,
+            self.content(feature) if describe else None,
+            style,
+        )
 
 
 def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> StyleWords | None:
