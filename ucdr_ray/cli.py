@@ -15,6 +15,7 @@ from ucdr_ray.commands import (
     catalog,
     config,
     demo,
+    disentangle,
     draw,
     embed,
     evaluate,
@@ -42,6 +43,7 @@ _VERBS: dict[str, Any] = {
     "search": search.search,
     "evaluate": evaluate.evaluate,
     "neighbors": neighbors.neighbors,
+    "disentangle": disentangle.disentangle,
     "report": report.report,
 }
 

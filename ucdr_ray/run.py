@@ -6,6 +6,7 @@ RUN/
   config.yaml     the whole config            metrics.jsonl   one row per finished epoch
   starts.jsonl    one row each time that the workers took up training: after which epoch
   checkpoints/    complete ones only          encoder/        the finished model
+  content/        with a generator: what makes [z]
 ```
 """
 
@@ -56,6 +57,11 @@ class Run:
     @property
     def encoder(self) -> Path:
         return self.path / "encoder"
+
+    @property
+    def content(self) -> Path:
+        """What makes [z], of a method that has a generator."""
+        return self.path / "content"
 
     def read(self) -> dict[str, Any]:
         """`run.json`; UserError where there is none or it isn't one."""

@@ -12,6 +12,7 @@ from tests.training import DUDE, dude_config, tensors, train_alone
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
 from ucdr_ray.cluster.latents import settings
+from ucdr_ray.images import decode
 from ucdr_ray.latents import Latents
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -43,7 +44,7 @@ def train(world, capfd):
     return call
 
 
-def test_two_workers_give_what_one_process_gives(world, tmp_path, train):
+def test_two_workers_give_what_one_process_gives(world, tmp_path, train, capfd):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     code, out, err = train(tmp_path / "run", "train.workers=2", "bank.shards=0")
@@ -64,6 +65,15 @@ def test_two_workers_give_what_one_process_gives(world, tmp_path, train):
 
     (latents,) = (world / "catalog.latents").iterdir()
     Latents.open(latents).check(catalog, settings(str(world / "model")))
+
+    page = tmp_path / "page.png"
+    assert (
+        ucdr(["disentangle", str(tmp_path / "run"), "--images", "2", "--out", str(page), "--json", "-"]) == 0
+    )
+    probes = json.loads(capfd.readouterr().out)
+    assert 0 <= probes["after"]["domain"] <= 1
+    assert probes["after"]["object"] is None  # without labels
+    assert decode(page.read_bytes()).size > (300, 400)
 
 
 @pytest.mark.parametrize(

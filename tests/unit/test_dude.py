@@ -6,8 +6,10 @@ import torch
 from tests.generators import generator
 from ucdr_ray.config import load_config
 from ucdr_ray.draws import Draws
+from ucdr_ray.errors import UserError
 from ucdr_ray.methods.base import Batch
 from ucdr_ray.methods.dude import Dude
+from ucdr_ray.models.content import load_content
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -151,6 +153,24 @@ def test_style_words_are_learnt_where_they_are_to_be(start: str, learnt: bool) -
     plain = method().step(batch(), method().stages()[0], memory()).total
     changed = method(f"style_tokens={start}").step(batch(), method().stages()[0], memory()).total
     assert torch.allclose(plain, changed) == (start != "free")
+
+
+@pytest.mark.parametrize("start", ["words", "tuned"])
+def test_what_makes_the_content_is_saved_whole(tmp_path, start: str) -> None:
+    made = method(f"style_tokens={start}", "styles={sketch: pencil drawing}")
+    made.save_content(tmp_path / "content", "some/model")
+    content, style, words, source = load_content(tmp_path / "content")
+    assert (words, source) == ({"photo": "photo", "sketch": "pencil drawing"}, "some/model")
+    feature = torch.randn(3, made.encoder.backbone.dim)
+    assert torch.equal(content(feature), made.extras()["content"](feature))
+    if start == "tuned":
+        assert torch.equal(style.words, made.extras()["style"].words)
+    else:
+        assert style is None
+    file = tmp_path / "content" / "content.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="damaged"):
+        load_content(tmp_path / "content")
 
 
 def test_one_style_for_all_and_words_for_a_domain() -> None:

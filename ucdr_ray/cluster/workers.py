@@ -23,6 +23,7 @@ from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, ResidentFeed
 from ucdr_ray.files import read_json, write_json
 from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.methods.dude import Dude
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.neighbors.memory import Memory
@@ -71,6 +72,8 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
     if rank == 0:
         encoder.name += f", trained ({config.method.name})"
         encoder.save(run.encoder)
+        if isinstance(trainer.method, Dude):
+            trainer.method.save_content(run.content, job.generator_at)
 
 
 def frozen_generator(job: Job) -> Generator | None:

@@ -7,13 +7,15 @@ word, so what lowers the loss is to say in [z] what the word does not: the objec
 Sec. 3.3, staged alignment, stands in `staged.py`.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.base import Batch, Losses, Stage
 from ucdr_ray.methods.staged import Staged, weighted
-from ucdr_ray.models.content import ContentWord, Describing, style_words
+from ucdr_ray.models.content import ContentWord, Describing, save_content, style_words
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
@@ -35,6 +37,7 @@ class Dude(Staged):
         super().__init__(encoder, config, len(domains), precision)
         self.config: DudeConfig = config
         self.generator = generator
+        self.domain_names = domains
         self.prompts = Prompts.of(generator.tokenizer, styles(config, domains))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -85,24 +88,8 @@ class Dude(Staged):
         low, high = (round(edge * generator.timesteps) for edge in (c.time_low, c.time_high))
         t = batch.draws.uniform(low, high).long().clamp(max=generator.timesteps - 1).to(latent.device)
         noise = batch.draws.normal(*latent.shape[1:]).to(latent.device)
-        ids, place, embedding = self.prompted(batch.domain, content, style)
+        ids, place, embedding = self.prompts.filled(batch.domain, content, style)
         return generator.loss(latent, noise, t, generator.text(ids, place, embedding))
-
-    def prompted(
-        self, domain: Tensor, content: Tensor, style: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The images' prompts, and what is replaced in them: as `Generator.text` wants them."""
-        device, rows = content.device, torch.arange(len(domain))
-        own = domain.cpu()
-        place, embedding = [torch.stack([rows, self.prompts.content[own]], dim=1)], [content]
-        if style is not None:
-            first = 0
-            for index, positions in enumerate(self.prompts.style):
-                mine, words = rows[own == index], style[first : first + len(positions)]
-                first += len(positions)
-                place.append(torch.cartesian_prod(mine, positions).view(-1, 2))
-                embedding.append(words.repeat(len(mine), 1))
-        return self.prompts.ids[own].to(device), torch.cat(place).to(device), torch.cat(embedding)
 
     def latent(self, batch: Batch) -> Tensor:
         """(B, C, s, s): of each image's stored latents, as it is or flipped, a sample."""
@@ -120,6 +107,12 @@ class Dude(Staged):
         reduced = self.precision != torch.float32
         with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
             return self.online(pixels, embed, describe)
+
+    def save_content(self, folder: Path, generator: str) -> None:
+        """Write what makes [z], for `models.content.load_content`; `generator` is where that lies."""
+        inner = self._describing
+        words = dict(zip(self.domain_names, styles(self.config, self.domain_names), strict=True))
+        save_content(folder, inner.content, inner.style, words, generator)
 
     def extras(self) -> dict[str, nn.Module]:
         inner = self._describing

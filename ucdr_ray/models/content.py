@@ -1,11 +1,19 @@
 """[z]: an image's content as a word's embedding, and words for styles that are learnt."""
 
+from pathlib import Path
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ucdr_ray.errors import UserError
+from ucdr_ray.files import sha256_file, staged_folder, write_json
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
+from ucdr_ray.records import Record, Sha256, read_record
 
 
 class ContentWord(nn.Module):
@@ -84,3 +92,68 @@ def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> 
         scale = embeddings.float().norm(dim=1).mean() / words.shape[1] ** 0.5
         words = scale * torch.randn(words.shape, generator=draw)
     return StyleWords(words)
+
+
+class _Description(Record):
+    format: Literal["ucdr-content"] = "ucdr-content"
+    version: Literal[1] = 1
+    feature: int
+    width: int
+    styles: dict[str, str]
+    style_words: int
+    generator: str
+    sha256: Sha256
+
+
+def save_content(
+    folder: Path, content: ContentWord, style: StyleWords | None, styles: dict[str, str], generator: str
+) -> None:
+    """Write what makes [z]; the folder appears whole or not at all.
+
+    Args:
+        styles: each domain's style, in words.
+        generator: where the generator is.
+    """
+    first, last = content.mlp[0], content.mlp[2]
+    with staged_folder(folder) as staging:
+        state = {f"content.{name}": value for name, value in content.state_dict().items()}
+        state |= (
+            {} if style is None else {f"style.{name}": value for name, value in style.state_dict().items()}
+        )
+        file = staging / "content.safetensors"
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, file)
+        described = _Description(
+            feature=int(first.in_features),
+            width=int(last.out_features),
+            styles=styles,
+            style_words=0 if style is None else len(style.words),
+            generator=generator,
+            sha256=sha256_file(file),
+        )
+        write_json(staging / "content.json", described.model_dump())
+
+
+def load_content(folder: Path) -> tuple[ContentWord, StyleWords | None, dict[str, str], str]:
+    """Read what `save_content` wrote.
+
+    Raises:
+        UserError: missing, damaged (checksum) or foreign.
+    """
+    told = read_record(_Description, folder / "content.json", "content word")
+    file = folder / "content.safetensors"
+    if not file.is_file() or sha256_file(file) != told.sha256:
+        raise UserError(f"{file} is missing or damaged: its checksum differs from content.json")
+    content = ContentWord(told.feature, told.width, 1.0)
+    style = StyleWords(torch.zeros(told.style_words, told.width)) if told.style_words else None
+    try:
+        state = load_file(file)
+        content.load_state_dict(_below("content.", state))
+        if style is not None:
+            style.load_state_dict(_below("style.", state))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} doesn't hold a whole content word: {str(error).splitlines()[0]}") from None
+    return content.eval(), style, told.styles, told.generator
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

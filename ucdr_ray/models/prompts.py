@@ -58,6 +58,30 @@ class Prompts:
             rows.append(row + [tokenizer.pad_token_id] * (length - len(row)))
         return cls(torch.tensor(rows), torch.tensor(content), places)
 
+    def filled(
+        self, domain: Tensor, content: Tensor, style: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts of some images: tokens, and what is replaced in them, as `Generator.text` wants them.
+
+        Args:
+            domain: (B,) int64, of which style each is to be.
+            content: (B, W) the images' [z].
+            style: (E, W) embeddings of the style words of all prompts, one after the other; None: the words' own.
+
+        Returns:
+            (B, L) tokens; (R, 2) row and position of what is replaced; (R, W) by what.
+        """
+        device, rows, own = content.device, torch.arange(len(domain)), domain.cpu()
+        place, embedding = [torch.stack([rows, self.content[own]], dim=1)], [content]
+        first = 0
+        for index, positions in enumerate(self.style if style is not None else []):
+            assert style is not None
+            mine, words = rows[own == index], style[first : first + len(positions)]
+            first += len(positions)
+            place.append(torch.cartesian_prod(mine, positions).view(-1, 2))
+            embedding.append(words.repeat(len(mine), 1))
+        return self.ids[own].to(device), torch.cat(place).to(device), torch.cat(embedding)
+
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

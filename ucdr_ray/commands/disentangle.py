@@ -1,0 +1,123 @@
+"""`ucdr disentangle`: what [z] says of an image, and what it does not."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ucdr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.run import Run
+
+_SIDE = 96  # pixels of a picture on the page
+
+
+def disentangle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run with method.name=dude.")],
+    catalog: Annotated[
+        Path | None,
+        typer.Option(metavar="CATALOG", help="The images and labels; without it, what the run trained on."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, max=50, help="Images of each domain to show.")
+    ] = 3,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The page.")] = Path("disentangle.png"),
+    guidance: Annotated[float, typer.Option(min=1, help="How much more than nothing the words count.")] = 3.0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images and the noise.")] = 0,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the probes for programs; - for standard output."),
+    ] = None,
+) -> None:
+    """Draw what the encoder says of images under every style, and probe what can be read off its embedding.
+
+    On the page stands an image, and then what the generator draws when told "a STYLE of a [z]", [z] being what the
+    encoder made of the image: if it says the object and not the style, each column has its style and each row its
+    object. The probes are linear: how well they find the domain (lower is better) and the object, where images have
+    labels (higher is better), in the embedding before and after training.
+
+    Example: ucdr disentangle runs/drawings --out page.png
+    """
+    from ucdr_ray.files import atomic_write, check_target, write_json
+
+    check_target("--out", out, (".png",))
+    if json_file is not None and json_file != "-":
+        check_target("--json", Path(json_file))
+    from ucdr_ray.catalog import Catalog
+    from ucdr_ray.run import Run
+
+    opened = Run(run)
+    values = opened.read()
+    if not opened.content.is_dir():
+        raise UserError(f"{run} has no [z]: it is no finished run with method.name=dude")
+    found = Catalog.open(catalog or Path(values["catalog"]))
+    before, after = _probes(opened, found, seed)
+    atomic_write(out, _page(opened, found, images, guidance, seed))
+    result = {"run": str(run), "page": str(out), "before": before, "after": after}
+    if json_file == "-":
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    if json_file is not None:
+        write_json(Path(json_file), result)
+    for what, better in (("domain", "lower"), ("object", "higher")):
+        if before[what] is not None:
+            typer.echo(
+                f"{what} by a linear probe: {before[what]:.1%} before, {after[what]:.1%} after ({better} is better)"
+            )
+    typer.echo(f"page: {out}")
+
+
+def _probes(run: "Run", catalog: "Catalog", seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    from ucdr_ray.config import load_config
+    from ucdr_ray.engine import build_encoder
+    from ucdr_ray.evaluation.disentangle import probed
+    from ucdr_ray.evaluation.features import chosen_domains, embed_domains
+    from ucdr_ray.models.device import fastest_device
+    from ucdr_ray.models.encoder import Encoder
+
+    config = load_config(run.path / "config.yaml")
+    names = chosen_domains(catalog, config.data.domains)
+    both = build_encoder(config), Encoder.load(run.encoder)
+    before, after = (
+        vars(probed(embed_domains(encoder.to(fastest_device()), catalog, names), seed)) for encoder in both
+    )
+    return before, after
+
+
+def _page(run: "Run", catalog: "Catalog", images: int, guidance: float, seed: int) -> bytes:
+    import numpy as np
+    import torch
+
+    from ucdr_ray.evaluation.contact import grid, png
+    from ucdr_ray.evaluation.disentangle import rendered
+    from ucdr_ray.images import to_array
+    from ucdr_ray.models.content import load_content
+    from ucdr_ray.models.device import fastest_device
+    from ucdr_ray.models.encoder import Encoder
+    from ucdr_ray.models.generator_files import load_generator
+    from ucdr_ray.models.prompts import Prompts
+
+    device = fastest_device()
+    content, style, words, source = load_content(run.content)
+    generator, encoder = load_generator(source).to(device), Encoder.load(run.encoder).to(device)
+    prompts = Prompts.of(generator.tokenizer, list(words.values()))
+    shown, pixels, headings = [], [], []
+    for domain in words:
+        count = catalog.domain(domain).images
+        slots = np.random.default_rng(seed).choice(count, min(images, count), replace=False)
+        table = catalog.take(domain, slots.tolist(), ["image"])
+        for data in table["image"].to_pylist():
+            pixels.append(to_array(data, encoder.size, encoder.resize, max_pixels=None))
+            shown.append(to_array(data, generator.size, encoder.resize, max_pixels=None))
+            headings.append(domain)
+    with torch.no_grad():
+        feature = encoder.feature(torch.from_numpy(np.stack(pixels)).to(device).float() / 255)
+        told = content.to(device)(feature)
+    learnt = None if style is None else style.words.detach().to(device)
+    drawn = rendered(generator, prompts, told, learnt, guidance=guidance, seed=seed)
+    whole = np.concatenate([np.stack(shown)[:, None], drawn], axis=1)
+    title = "An image, and what its [z] gives under every style"
+    return png(grid(whole, headings, ["image", *words.values()], _SIDE, title))
