@@ -29,6 +29,7 @@ class ContentWord(nn.Module):
 
     def __init__(self, feature: int, width: int, length: float) -> None:
         super().__init__()
+        self.feature, self.width = feature, width
         self.mlp = nn.Sequential(nn.Linear(feature, feature), nn.ReLU(), nn.Linear(feature, width))
         self.length = nn.Parameter(torch.tensor(length))
 
@@ -114,7 +115,6 @@ def save_content(
         styles: each domain's style, in words.
         generator: where the generator is.
     """
-    first, last = content.mlp[0], content.mlp[2]
     with staged_folder(folder) as staging:
         state = {f"content.{name}": value for name, value in content.state_dict().items()}
         state |= (
@@ -123,8 +123,8 @@ def save_content(
         file = staging / "content.safetensors"
         save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, file)
         described = _Description(
-            feature=int(first.in_features),
-            width=int(last.out_features),
+            feature=content.feature,
+            width=content.width,
             styles=styles,
             style_words=0 if style is None else len(style.words),
             generator=generator,
