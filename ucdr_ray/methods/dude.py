@@ -43,7 +43,7 @@ class Dude(Staged):
             torch.manual_seed(seed)
             content = ContentWord(encoder.backbone.dim, generator.width, generator.word_norm())
         style = style_words(self.prompts, generator.vocabulary(), config.style_tokens, seed)
-        self.online = Describing(encoder, content, style)
+        self.online = Describing(encoder, content, style).to(next(encoder.parameters()).device)
 
     def stages(self) -> list[Stage]:
         """L_OD; then + L_aug + L_in; then + L_cross."""
