@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, Manifest, ModelRef, Part, check_unit
-from ucdr_ray.errors import UserError
-from ucdr_ray.files import is_temporary, read_json, write_json
-from ucdr_ray.parts_writer import write_rows
+from ucdr_ray.files import write_json
+from ucdr_ray.parts_writer import check_out, write_rows
 from ucdr_ray.records import files_under
 
 _OURS = {"encoder", "vectors", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
@@ -21,19 +20,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: it is a file, or holds something that is neither embeddings nor the beginning of some.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"--out {folder}: is a file")
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        content = read_json(manifest, "embeddings manifest")
-        ours = isinstance(content, dict) and content.get("format") == "ucdr-embeddings"
-    else:
-        names = {entry.name for entry in folder.iterdir()}
-        ours = all(name in _OURS or is_temporary(name) for name in names)
-    if not ours:
-        raise UserError(f"--out {folder}: is there and holds no embeddings; choose another folder")
+    check_out(folder, "embeddings", _OURS)
 
 
 def write_part(

@@ -9,13 +9,37 @@ import pyarrow.parquet as pq
 
 from ucdr_ray.embeddings import Part
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import atomic_write, write_json
+from ucdr_ray.files import atomic_write, is_temporary, read_json, write_json
 from ucdr_ray.records import Record, read_record
 
 
 class _Receipt(Record):
     made_from: dict[str, Any]
     part: Part
+
+
+def check_out(folder: Path, what: str, ours: set[str]) -> None:
+    """See that parts of a kind may be written to ``folder``.
+
+    Args:
+        what: the kind; its manifest's format is "ucdr-" and this.
+        ours: all that an unfinished job leaves, besides hidden temporary names.
+
+    Raises:
+        UserError: it is a file, or holds something that is neither of this kind nor the beginning of it.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file")
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        content = read_json(manifest, f"{what} manifest")
+        known = isinstance(content, dict) and content.get("format") == f"ucdr-{what}"
+    else:
+        known = all(entry.name in ours or is_temporary(entry.name) for entry in folder.iterdir())
+    if not known:
+        raise UserError(f"--out {folder}: is there and holds no {what}; choose another folder")
 
 
 def write_rows(folder: Path, file: str, first_slot: int, rows: pa.Table, receipt: dict[str, Any]) -> Part:

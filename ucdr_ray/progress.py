@@ -11,6 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def duration(seconds: float) -> str:
+    """Such as ``90 s`` or ``2.5 minutes``."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} minutes"
+
+
 class Meter:
     """Counts work done. The rate leaves out everything up to the first piece, which includes starting workers."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster.part_embedder import PartEmbedder
-from ucdr_ray.cluster.parts import Row, held, run
+from ucdr_ray.cluster.parts import held, rows_of, run
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef
 from ucdr_ray.embeddings_writer import check_folder, publish
 from ucdr_ray.errors import UserError
@@ -41,19 +41,7 @@ def embed(
         catalog.domain(name)
     model = ModelRef(name=encoder.name, fingerprint=encoder.fingerprint)
     source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
-    rows: list[Row] = [
-        {
-            "source": str(catalog.path.resolve() / part.file),
-            "out": str(out),
-            "file": part.file.replace("images/", "vectors/", 1),
-            "domain": domain.name,
-            "first_slot": part.first_slot,
-            "images": part.rows,
-            "made_from": {"model": model.fingerprint, "part": part.sha256},
-        }
-        for domain in chosen
-        for part in domain.parts
-    ]
+    rows = rows_of(catalog, chosen, out, "vectors", {"model": model.fingerprint})
     check_folder(out)
     with held(out, "embedding"):
         published = _published(out, model, source, [domain.name for domain in chosen])

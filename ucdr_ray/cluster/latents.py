@@ -10,19 +10,16 @@ import pyarrow.parquet as pq
 import torch
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.cluster.parts import Row, held, run
+from ucdr_ray.cluster.parts import Row, held, rows_of, run
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, ModelRef
 from ucdr_ray.errors import JobError, UserError
-from ucdr_ray.files import is_temporary, read_json
 from ucdr_ray.images import Reject, to_array
 from ucdr_ray.latents import Latents, Manifest, Settings, publish, write_part
 from ucdr_ray.models.backbone import absolute
 from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.generator_files import load_codec, model_name
-from ucdr_ray.parts_writer import clear_foreign, finished_part
+from ucdr_ray.parts_writer import check_out, clear_foreign, finished_part
 from ucdr_ray.progress import progress
-
-_OURS = {"latents", ".lock"}  # all that an unfinished job leaves, besides hidden temporary names
 
 
 def settings(
@@ -52,20 +49,8 @@ def make_latents(
         JobError: an image could not be decoded (named), or a worker failed.
     """
     out = out.resolve()
-    _check_folder(out)
-    rows: list[Row] = [
-        {
-            "source": str(catalog.path.resolve() / part.file),
-            "out": str(out),
-            "file": part.file.replace("images/", "latents/", 1),
-            "domain": domain.name,
-            "first_slot": part.first_slot,
-            "images": part.rows,
-            "made_from": {"settings": made_by.model_dump(), "part": part.sha256},
-        }
-        for domain in catalog.domains
-        for part in domain.parts
-    ]
+    check_out(out, "latents", {"latents", ".lock"})
+    rows = rows_of(catalog, catalog.domains, out, "latents", {"settings": made_by.model_dump()})
     with held(out, "writing latents"):
         if (out / "manifest.json").exists():
             try:
@@ -101,22 +86,6 @@ def _shape(file: Path, made_by: Settings, generator: str) -> list[int]:
     codec, _ = load_codec(generator)
     side = made_by.size // codec.stride
     return [1 + made_by.flipped, 2, codec.channels, side, side]
-
-
-def _check_folder(folder: Path) -> None:
-    """UserError: it is a file, or holds something that is neither latents nor the beginning of some."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"--out {folder}: is a file")
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        content = read_json(manifest, "latents manifest")
-        ours = isinstance(content, dict) and content.get("format") == "ucdr-latents"
-    else:
-        ours = all(entry.name in _OURS or is_temporary(entry.name) for entry in folder.iterdir())
-    if not ours:
-        raise UserError(f"--out {folder}: is there and holds no latents; choose another folder")
 
 
 class LatentMaker:

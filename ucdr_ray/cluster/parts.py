@@ -1,18 +1,42 @@
 """Jobs that turn each part of a catalog into a part of something else, on a pool of Ray Data actors."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ucdr_ray.catalog import Catalog, Domain
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.embeddings import Part
 from ucdr_ray.errors import JobError, UserError
 
 Row = dict[str, Any]
+
+
+def rows_of(
+    catalog: Catalog, domains: Sequence[Domain], out: Path, below: str, made_from: dict[str, Any]
+) -> list[Row]:
+    """For `run`, a row for each part of the domains: where it lies, and what is to be made of it below ``out/below``.
+
+    Args:
+        made_from: what else, besides the part itself, decides what is made; for the receipts.
+    """
+    return [
+        {
+            "source": str(catalog.path.resolve() / part.file),
+            "out": str(out),
+            "file": part.file.replace("images/", f"{below}/", 1),
+            "domain": domain.name,
+            "first_slot": part.first_slot,
+            "images": part.rows,
+            "made_from": made_from | {"part": part.sha256},
+        }
+        for domain in domains
+        for part in domain.parts
+    ]
 
 
 @contextmanager

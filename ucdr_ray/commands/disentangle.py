@@ -54,8 +54,9 @@ def disentangle(
     if not opened.content.is_dir():
         raise UserError(f"{run} has no [z]: it is no finished run with method.name=dude")
     found = Catalog.open(catalog or Path(values["catalog"]))
+    page = _page(opened, found, images, guidance, seed)
     before, after = _probes(opened, found, seed)
-    atomic_write(out, _page(opened, found, images, guidance, seed))
+    atomic_write(out, page)
     result = {"run": str(run), "page": str(out), "before": before, "after": after}
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))

@@ -82,8 +82,8 @@ def ingest(
 ) -> None:
     """Read images into a catalog, in parallel; interrupted, the same command goes on where it stopped.
 
-    A file that is no usable image never stops the job: it is listed with its reason in CATALOG/rejects.parquet,
-    and duplicates by content in CATALOG/duplicates.parquet.
+    A file that is no usable image does not stop the job, up to --max-rejects of all: it is listed with its reason in
+    CATALOG/rejects.parquet, and duplicates by content in CATALOG/duplicates.parquet.
 
     Example: ucdr ingest data/pacs --out catalogs/pacs --expect pacs
 

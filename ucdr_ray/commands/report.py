@@ -88,6 +88,7 @@ def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> Non
 
 def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "About":
     from ucdr_ray.evaluation.report import About
+    from ucdr_ray.progress import duration
 
     values, epochs = run.read(), run.metrics()
     manifest = catalog.manifest
@@ -96,8 +97,7 @@ def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "A
     if epochs:
         seconds = sum(float(row["seconds"]) for row in epochs)
         rate = sum(float(row["images_per_s"]) for row in epochs) / len(epochs)
-        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} minutes"
-        facts["training"] = f"{len(epochs)} epochs in {took}, {rate:,.0f} images/s"
+        facts["training"] = f"{len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s"
     facts |= {
         "encoder": encoder,
         "config fingerprint": values["config_fingerprint"][:12],

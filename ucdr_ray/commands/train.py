@@ -47,6 +47,7 @@ def train(
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.cluster.training import train as job
     from ucdr_ray.files import write_json
+    from ucdr_ray.progress import duration
 
     result = job(settings, Catalog.open(catalog), out, resume)
     if json_file == "-":
@@ -54,6 +55,5 @@ def train(
         return
     if json_file is not None:
         write_json(Path(json_file), result)
-    seconds = result["seconds"]
-    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    took = duration(result["seconds"])
     typer.echo(f"trained {result['metrics']['epoch']} epochs in {took}; encoder: {result['encoder']}")

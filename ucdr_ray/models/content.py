@@ -13,6 +13,7 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import sha256_file, staged_folder, write_json
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
+from ucdr_ray.named_tensors import below
 from ucdr_ray.records import Record, Sha256, read_record
 
 
@@ -147,13 +148,9 @@ def load_content(folder: Path) -> tuple[ContentWord, StyleWords | None, dict[str
     style = StyleWords(torch.zeros(told.style_words, told.width)) if told.style_words else None
     try:
         state = load_file(file)
-        content.load_state_dict(_below("content.", state))
+        content.load_state_dict(below("content.", state))
         if style is not None:
-            style.load_state_dict(_below("style.", state))
+            style.load_state_dict(below("style.", state))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} doesn't hold a whole content word: {str(error).splitlines()[0]}") from None
     return content.eval(), style, told.styles, told.generator
-
-
-def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ucdr_ray.models.diffusion import Generator
-from ucdr_ray.training_state import below, optimizer_state, restore_optimizer
+from ucdr_ray.named_tensors import below, optimizer_state, restore_optimizer
 
 UNCONDITIONAL = 0.1  # share of pictures shown without words, for guidance
+_DECAY = 0.999  # of the averaged weights, per step
 _WARM = 200  # steps until the learning rate is reached
 
 
@@ -19,16 +20,12 @@ class GeneratorTrainer:
 
     Args:
         steps: of the whole training: the learning rate falls to zero along a cosine.
-        text: whether the text encoder learns, too.
     """
 
-    def __init__(
-        self, generator: Generator, lr: float, steps: int, text: bool = True, decay: float = 0.999
-    ) -> None:
+    def __init__(self, generator: Generator, lr: float, steps: int) -> None:
         self.generator, self.steps, self.taken = generator, steps, 0
-        parts = [generator.unet, generator.text_encoder] if text else [generator.unet]
-        self.parts = nn.ModuleList(parts).requires_grad_(True)
-        self.average = AveragedModel(self.parts, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.parts = nn.ModuleList([generator.unet, generator.text_encoder]).requires_grad_(True)
+        self.average = AveragedModel(self.parts, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
         self.optimizer = torch.optim.AdamW(self.parts.parameters(), lr=lr, weight_decay=1e-2)
         self.lr = lr
 
@@ -83,9 +80,6 @@ class GeneratorTrainer:
 
     def averaged(self) -> Generator:
         """The generator with the averaged weights, frozen."""
-        copies = list(self.average.module.children())
-        text = copies[1] if len(copies) > 1 else self.generator.text_encoder
+        unet, text = self.average.module.children()
         g = self.generator
-        return Generator(
-            copy.deepcopy(copies[0]), copy.deepcopy(text), g.tokenizer, g.scheduler, g.codec, g.name
-        )
+        return Generator(copy.deepcopy(unet), copy.deepcopy(text), g.tokenizer, g.scheduler, g.codec, g.name)

@@ -73,13 +73,12 @@ class Prompts:
         """
         device, rows, own = content.device, torch.arange(len(domain)), domain.cpu()
         place, embedding = [torch.stack([rows, self.content[own]], dim=1)], [content]
-        first = 0
-        for index, positions in enumerate(self.style if style is not None else []):
-            assert style is not None
-            mine, words = rows[own == index], style[first : first + len(positions)]
-            first += len(positions)
-            place.append(torch.cartesian_prod(mine, positions).view(-1, 2))
-            embedding.append(words.repeat(len(mine), 1))
+        if style is not None:
+            words = style.split([len(positions) for positions in self.style])
+            for index, (positions, some) in enumerate(zip(self.style, words, strict=True)):
+                mine = rows[own == index]
+                place.append(torch.cartesian_prod(mine, positions).view(-1, 2))
+                embedding.append(some.repeat(len(mine), 1))
         return self.ids[own].to(device), torch.cat(place).to(device), torch.cat(embedding)
 
 
