@@ -115,6 +115,26 @@ def first_of_each(pixels: Tensor, kinds: Tensor) -> np.ndarray:
     return pixels[torch.tensor(first)].numpy()
 
 
+def judged(
+    model: str, count: int = 500, steps: int = 20, guidance: float = 3.0, quick: bool = False
+) -> tuple[dict[str, float], np.ndarray]:
+    """The figures, and a picture of each prompt (styles, objects, 3, S, S)."""
+    generator = load_generator(model)
+    classifier = taught(40 if quick else 200, 4 if quick else 12)
+    real, kinds = (torch.from_numpy(array) for array in drawings(10, SEED, first=10_000))
+    real_style, real_object = accuracy(classifier, real, kinds)
+    pictures, prompted = generated(generator, min(count, 128) if quick else count, steps, guidance)
+    style, name = accuracy(classifier, pictures, prompted)
+    figures = {
+        "style_accuracy": style,
+        "object_accuracy": name,
+        "real_style_accuracy": real_style,
+        "real_object_accuracy": real_object,
+        "pictures": len(pictures),
+    }
+    return figures, first_of_each(pictures, prompted)
+
+
 def main(
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute; a smoke figure.")] = False,
@@ -126,33 +146,19 @@ def main(
     steps: Annotated[int, typer.Option(help="Calls of the U-Net for each.")] = 20,
     guidance: Annotated[float, typer.Option(help="Of what the prompt adds.")] = 3.0,
 ) -> None:
-    if quick:
-        count = min(count, 128)
-    generator = load_generator(model)
-    classifier = taught(40 if quick else 200, 4 if quick else 12)
-    real, kinds = (torch.from_numpy(array) for array in drawings(10, SEED, first=10_000))
-    real_style, real_object = accuracy(classifier, real, kinds)
-    pictures, prompted = generated(generator, count, steps, guidance)
-    style, name = accuracy(classifier, pictures, prompted)
+    figures, first = judged(model, count, steps, guidance, quick)
     if save_grid is not None:
-        sheet = grid(
-            first_of_each(pictures, prompted), list(STYLES), list(OBJECTS), title=f"{model}, by prompt"
-        )
+        sheet = grid(first, list(STYLES), list(OBJECTS), title=f"{model}, by prompt")
         atomic_write(save_grid, png(sheet))
-    figures = {
-        "style_accuracy": style,
-        "object_accuracy": name,
-        "real_style_accuracy": real_style,
-        "real_object_accuracy": real_object,
-        "pictures": len(pictures),
-    }
     table = Table(
-        title=f"{model}: {count} pictures, {steps} steps, guidance {guidance:g}, as a classifier sees them"
+        title=f"{model}: {figures['pictures']} pictures, {steps} steps, guidance {guidance:g}, as a classifier sees"
     )
     for column in ("", "style", "object"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row("real drawings", f"{real_style:.1%}", f"{real_object:.1%}")
-    table.add_row("generated", f"{style:.1%}", f"{name:.1%}")
+    table.add_row(
+        "real drawings", f"{figures['real_style_accuracy']:.1%}", f"{figures['real_object_accuracy']:.1%}"
+    )
+    table.add_row("generated", f"{figures['style_accuracy']:.1%}", f"{figures['object_accuracy']:.1%}")
     Console().print(table)
     if json is not None:
         write_json(json, figures)

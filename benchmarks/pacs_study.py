@@ -5,11 +5,6 @@ Two variants train at a time, each in a process of its own. What is done under -
     python benchmarks/pacs_study.py --data pacs.zip --weights weights --picture study.png
 """
 
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +14,9 @@ from pacs import CONFIG
 from rich.console import Console
 from rich.table import Table
 from staged import call, judge, unpack
+from study import Variant, trained
 
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.config import RunConfig, config_fingerprint, load_config
 from ucdr_ray.evaluation.features import embed_domains
 from ucdr_ray.evaluation.protocols import evaluate_pairs
 from ucdr_ray.files import write_json
@@ -73,35 +68,6 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One run: its name, what it changes (`--set`), and its folder, named by the config it is made with."""
-
-    name: str
-    overrides: list[str]
-    config: RunConfig
-    run: Path
-
-    @classmethod
-    def make(cls, name: str, weights: Path, work: Path, shared: dict[str, object]) -> "Variant":
-        fields = {"model.backbone": BACKBONE, **BASE, **VARIANTS[name], **shared}
-        fields["model.backbone"] = f"{weights}/{fields['model.backbone']}"
-        overrides = [f"{field}={value}" for field, value in fields.items()]
-        config = load_config(CONFIG, overrides)
-        return cls(name, overrides, config, work / config_fingerprint(config)[:12])
-
-
-def train(variant: Variant, catalog: Path) -> None:
-    """`ucdr train` on one core; a finished run stays as it is."""
-    words: list[object] = ["--catalog", catalog, "--config", CONFIG, "--out", variant.run]
-    words += ["--resume"] if variant.run.is_dir() else []
-    words += [word for override in variant.overrides for word in ("--set", override)]
-    command = [str(Path(sys.executable).with_name("ucdr")), "train", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(f"{variant.name}: {done.stderr.strip().splitlines()[-1]}")
-
-
 def draw(rows: dict[str, dict[str, float]], file: Path) -> None:
     """Bars: map@all of each variant; ticks: zero-training and centring with its backbone and size."""
     import matplotlib
@@ -145,12 +111,7 @@ def main(
     names = only or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         raise SystemExit(f"--only {', '.join(unknown)}: allowed are {', '.join(VARIANTS)}")
-    shared: dict[str, object] = {
-        "train.seed": seed,
-        "train.workers": 0,
-        "train.threads": 1,
-        "tracking.enabled": False,
-    }
+    shared: dict[str, object] = {"train.seed": seed}
     if quick:
         names = names[:2]
         shared |= {f"method.stages.{stage}": 1 for stage in ("instance", "in_domain", "cross_domain")}
@@ -159,7 +120,12 @@ def main(
         call("ingest", unpack(data, work), "--expect", "pacs", "--out", work / "catalog")
     catalog = Catalog.open(work / "catalog")
     domains = [domain.name for domain in catalog.domains]
-    variants = [Variant.make(name, weights, work, shared) for name in names]
+
+    def changed(name: str) -> dict[str, object]:
+        fields = {"model.backbone": BACKBONE, **BASE, **VARIANTS[name], **shared}
+        return fields | {"model.backbone": f"{weights}/{fields['model.backbone']}"}
+
+    variants = [Variant.make(name, CONFIG, changed(name), work) for name in names]
 
     @cache
     def untrained(backbone: str, size: int) -> dict[str, float]:
@@ -171,19 +137,14 @@ def main(
 
     def figures(variant: Variant) -> dict[str, float]:
         mean = judge(Encoder.load(variant.run / "encoder"), catalog, domains)["mean"]
-        trained = {"alignment": mean["map@all"], "precision@1": mean["precision@1"]}
-        return trained | untrained(variant.config.model.backbone, variant.config.data.size)
+        after = {"alignment": mean["map@all"], "precision@1": mean["precision@1"]}
+        return after | untrained(variant.config.model.backbone, variant.config.data.size)
 
     console = Console(width=110)
     rows: dict[str, dict[str, float]] = {}
-    with ThreadPoolExecutor(2) as pool:
-        trainings = [pool.submit(train, variant, catalog.path) for variant in variants]
-        for variant, training in zip(variants, trainings, strict=True):
-            training.result()
-            rows[variant.name] = figures(variant)
-            console.print(
-                f"{len(rows)}/{len(names)} {variant.name}: {100 * rows[variant.name]['alignment']:.2f}"
-            )
+    for variant in trained(variants, catalog.path):
+        rows[variant.name] = figures(variant)
+        console.print(f"{len(rows)}/{len(names)} {variant.name}: {100 * rows[variant.name]['alignment']:.2f}")
 
     table = Table(
         "variant", "map@all %", "gain on zero", "gain on centring", "precision@1 %", title="PACS, study"

@@ -42,7 +42,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
 from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.decoded import decode, spans
-from ucdr_ray.drawings import RECIPE
+from ucdr_ray.drawings import ALIGNMENT
 from ucdr_ray.engine import Metrics, Trainer
 from ucdr_ray.feed import ResidentFeed
 from ucdr_ray.files import read_json, write_json
@@ -147,7 +147,7 @@ def paced(trainer: Trainer, folder: Path, side: str) -> None:
 
 def recipe(turns: int) -> RunConfig:
     stages = ["method.stages.in_domain=0", "method.stages.cross_domain=0", f"method.stages.instance={turns}"]
-    return load_config(RECIPE, [*stages, "train.workers=2", "train.threads=1"])
+    return load_config(ALIGNMENT, [*stages, "train.workers=2", "train.threads=1"])
 
 
 def torchrun_worker(folder: Path, turns: int) -> None:

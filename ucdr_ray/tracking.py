@@ -276,17 +276,3 @@ class Tracker:
             self.finish("FINISHED")
         else:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
-
-
-def log_evaluation(result: Mapping[str, Any], run_id: str | None, uri: str, folder: Path) -> None:
-    """Add an evaluation (``{"pairs": {"a->b": {metric: x}}, "mean": {metric: x}}``) to a run, or to a new one.
-
-    Names: ``eval/mean/map_at_all``, ``eval/a_to_b/map_at_all``; of centred vectors ``eval_centred/…``. A finished run
-    stays finished.
-    """
-    kind = "eval_centred" if result.get("centred") else "eval"
-    metrics = {f"{kind}/mean/{name}": value for name, value in result["mean"].items()}
-    for pair, values in result["pairs"].items():
-        metrics |= {f"{kind}/{pair}/{name}": value for name, value in values.items()}
-    with Tracker.start(uri, "evaluate", folder, run_id=run_id) as tracker:
-        tracker.log_metrics(metrics, step=0)

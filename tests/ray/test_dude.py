@@ -74,6 +74,8 @@ def test_two_workers_give_what_one_process_gives(world, tmp_path, train, capfd):
     assert 0 <= probes["after"]["domain"] <= 1
     assert probes["after"]["object"] is None  # without labels
     assert decode(page.read_bytes()).size > (300, 400)
+    assert ucdr(["report", str(tmp_path / "run")]) == 0
+    assert "What [z] says" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

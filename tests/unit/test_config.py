@@ -12,7 +12,7 @@ from ucdr_ray.config import RunConfig, config_fingerprint, dump_config, load_con
 from ucdr_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = [*sorted((ROOT / "jobs" / "configs").glob("*.yaml")), drawings.RECIPE]
+RECIPES = [*sorted((ROOT / "jobs" / "configs").glob("*.yaml")), drawings.ALIGNMENT, drawings.DUDE]
 
 
 def wrong(*overrides: str) -> str:

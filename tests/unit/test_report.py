@@ -12,6 +12,7 @@ from PIL import Image
 
 from ucdr_ray.evaluation import report_plots, report_tables
 from ucdr_ray.evaluation.contact import RIGHT, WRONG, contact_sheet, stack
+from ucdr_ray.evaluation.disentangle import Disentangled, Probed
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.evaluation.report import About, build_report
 from ucdr_ray.evaluation.report_examples import choose, search
@@ -114,6 +115,21 @@ def test_without_labels_the_page_shows_what_needs_none(bare):
         assert word not in page
     images = re.findall(r"data:image/\w+;base64,([\w+/=]+)", page)
     assert len(images) == 2 + 3 + 6 * 3 * 2  # maps by domain, curves, queries
+
+
+def test_a_page_of_a_run_with_a_generator_shows_what_z_says(page):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(buffer, "PNG")
+    found = Disentangled(buffer.getvalue(), Probed(0.912, 0.304), Probed(0.455, 0.618))
+    both = [domains(shift=4), domains(shift=0)]
+    with_it = build_report(ABOUT, EPOCHS, *both, pictures, disentangled=found)
+    assert base64.b64encode(buffer.getvalue()).decode() in with_it and 'href="#disentangled"' in with_it
+    text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", with_it)))
+    assert "domain 91.2 45.5 lower" in text and "object 30.4 61.8 higher" in text
+    assert "What [z] says" not in page
+    bare = [{name: replace(d, labels=[None] * 24) for name, d in made.items()} for made in both]
+    text = re.sub(r"<[^>]+>", " ", build_report(ABOUT, EPOCHS, *bare, pictures, disentangled=found))
+    assert "91.2" in text and "61.8" not in text
 
 
 def test_domains_without_a_common_class_are_said_so():

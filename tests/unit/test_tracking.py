@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ucdr_ray.commands.tracked import log_disentanglement, log_evaluation
 from ucdr_ray.errors import UserError
-from ucdr_ray.tracking import Tracker, flatten, log_evaluation, metric_name, resolve_uri
+from ucdr_ray.tracking import Tracker, flatten, metric_name, resolve_uri
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,18 @@ def test_an_evaluation_joins_a_finished_run(uri: str, tmp_path: Path) -> None:
     run = stored(uri, tracker.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"eval/photo_to_Real World/map_at_all": 0.25, "eval/mean/map_at_all": 0.5}
+
+
+def test_probes_and_their_page_go_to_a_finished_run(uri: str, tmp_path: Path) -> None:
+    with Tracker.start(uri, "dude", tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1.0}, step=1)
+    (tmp_path / "page.png").write_bytes(b"png")
+    before, after = {"domain": 0.9, "object": None}, {"domain": 0.5, "object": None}
+    log_disentanglement(before, after, tmp_path / "page.png", tracker.run_id, uri, tmp_path)
+    run = stored(uri, tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"loss": 1.0, "probe/domain_before": 0.9, "probe/domain_after": 0.5}
+    assert (Path(run.info.artifact_uri.removeprefix("file://")) / "page.png").read_bytes() == b"png"
 
 
 class Server:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ucdr_ray.commands.tracked import log_disentanglement, tracked_run
 from ucdr_ray.errors import UserError
 
 if TYPE_CHECKING:
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.run import Run
-
-_SIDE = 96  # pixels of a picture on the page
 
 
 def disentangle(
@@ -31,6 +30,9 @@ def disentangle(
         str | None,
         typer.Option("--json", metavar="FILE", help="Write the probes for programs; - for standard output."),
     ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Add probes and page to the run in MLflow.")
+    ] = False,
 ) -> None:
     """Draw what the encoder says of images under every style, and probe what can be read off its embedding.
 
@@ -47,17 +49,22 @@ def disentangle(
     if json_file is not None and json_file != "-":
         check_target("--json", Path(json_file))
     from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.content_page import content_page
+    from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
+    tracked = tracked_run(run) if mlflow else None
     opened = Run(run)
     values = opened.read()
     if not opened.content.is_dir():
         raise UserError(f"{run} has no [z]: it is no finished run with method.name=dude")
     found = Catalog.open(catalog or Path(values["catalog"]))
-    page = _page(opened, found, images, guidance, seed)
+    page = content_page(Encoder.load(opened.encoder), opened.content, found, images, guidance, seed)
     before, after = _probes(opened, found, seed)
     atomic_write(out, page)
     result = {"run": str(run), "page": str(out), "before": before, "after": after}
+    if tracked is not None:
+        log_disentanglement(before, after, out, *tracked, run)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -86,39 +93,3 @@ def _probes(run: "Run", catalog: "Catalog", seed: int) -> tuple[dict[str, Any], 
         vars(probed(embed_domains(encoder.to(fastest_device()), catalog, names), seed)) for encoder in both
     )
     return before, after
-
-
-def _page(run: "Run", catalog: "Catalog", images: int, guidance: float, seed: int) -> bytes:
-    import numpy as np
-    import torch
-
-    from ucdr_ray.evaluation.contact import grid, png
-    from ucdr_ray.evaluation.disentangle import rendered
-    from ucdr_ray.images import to_array
-    from ucdr_ray.models.content import load_content
-    from ucdr_ray.models.device import fastest_device
-    from ucdr_ray.models.encoder import Encoder
-    from ucdr_ray.models.generator_files import load_generator
-    from ucdr_ray.models.prompts import Prompts
-
-    device = fastest_device()
-    content, style, words, source = load_content(run.content)
-    generator, encoder = load_generator(source).to(device), Encoder.load(run.encoder).to(device)
-    prompts = Prompts.of(generator.tokenizer, list(words.values()))
-    shown, pixels, headings = [], [], []
-    for domain in words:
-        count = catalog.domain(domain).images
-        slots = np.random.default_rng(seed).choice(count, min(images, count), replace=False)
-        table = catalog.take(domain, slots.tolist(), ["image"])
-        for data in table["image"].to_pylist():
-            pixels.append(to_array(data, encoder.size, encoder.resize, max_pixels=None))
-            shown.append(to_array(data, generator.size, encoder.resize, max_pixels=None))
-            headings.append(domain)
-    with torch.no_grad():
-        feature = encoder.feature(torch.from_numpy(np.stack(pixels)).to(device).float() / 255)
-        told = content.to(device)(feature)
-    learnt = None if style is None else style.words.detach().to(device)
-    drawn = rendered(generator, prompts, told, learnt, guidance=guidance, seed=seed)
-    whole = np.concatenate([np.stack(shown)[:, None], drawn], axis=1)
-    title = "An image, and what its [z] gives under every style"
-    return png(grid(whole, headings, ["image", *words.values()], _SIDE, title))

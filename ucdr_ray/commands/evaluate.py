@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ucdr_ray.commands.tracked import log_evaluation, tracked_run
 from ucdr_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,14 +61,13 @@ def evaluate(
     if mlflow and run is None:
         raise UserError("--mlflow goes with --run, whose MLflow run gets the metrics")
     cutoffs = parse_cutoffs(k)
-    tracked = _tracked(run) if mlflow and run is not None else None
+    tracked = tracked_run(run) if mlflow and run is not None else None
 
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.evaluation.features import check_labelled, chosen_domains
     from ucdr_ray.evaluation.protocols import evaluate_pairs
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
-    from ucdr_ray.tracking import log_evaluation
 
     opened = Catalog.open(catalog)
     names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
@@ -122,16 +122,6 @@ def _from_encoder(
     encoder = Encoder.load(run / "encoder") if run is not None else Encoder.from_backbone(str(backbone), size)
     model = {"name": encoder.name, "fingerprint": encoder.fingerprint, "size": encoder.size}
     return embed_domains(encoder.to(fastest_device()), catalog, names), model
-
-
-def _tracked(run: Path) -> tuple[str, str]:
-    """The MLflow run of a training run, and the store that it is in."""
-    from ucdr_ray.run import Run
-
-    values = Run(run).read()
-    if not values.get("mlflow_run_id"):
-        raise UserError(f"--mlflow: the run at {run} was not tracked (tracking.enabled=false)")
-    return values["mlflow_run_id"], values["mlflow_uri"]
 
 
 def _print(result: dict[str, Any], cutoffs: list[int]) -> None:

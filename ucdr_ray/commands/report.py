@@ -11,8 +11,12 @@ import typer
 from ucdr_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.embeddings import Embeddings
+    from ucdr_ray.evaluation.disentangle import Disentangled
+    from ucdr_ray.evaluation.protocols import DomainVectors
     from ucdr_ray.evaluation.report import About
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
@@ -37,7 +41,8 @@ def report(
 ) -> None:
     """Write one HTML page that shows what training changed; it needs no network and no other file.
 
-    Tables before and after training, maps of the embedding, curves, and what random queries find.
+    Tables before and after training, maps of the embedding, curves, what random queries find, and, of runs with a
+    generator, what it draws of the encoder's [z].
 
     Example: ucdr report runs/pacs --out pacs.html
     """
@@ -68,6 +73,7 @@ def report(
     backbone = build_backbone(config.model.backbone, config.train.seed)
     zero = Encoder(backbone, config.data.size, config.data.resize)
     before = embed_domains(zero.to(fastest_device()), images, names)
+    disentangled = _disentangled(opened, encoder, images, before, after, seed)
     page = build_report(
         _about(opened, images, names, encoder.name),
         opened.metrics(),
@@ -75,10 +81,29 @@ def report(
         after,
         pictures_of(images),
         seed,
+        disentangled,
     )
     target = out or run / "report.html"
     atomic_write(target, page.encode())
     typer.echo(f"report: {target}")
+
+
+def _disentangled(
+    run: "Run",
+    encoder: "Encoder",
+    catalog: "Catalog",
+    before: "Mapping[str, DomainVectors]",
+    after: "Mapping[str, DomainVectors]",
+    seed: int,
+) -> "Disentangled | None":
+    """Of runs with a generator."""
+    from ucdr_ray.evaluation.content_page import content_page
+    from ucdr_ray.evaluation.disentangle import Disentangled, probed
+
+    if not run.content.is_dir():
+        return None
+    page = content_page(encoder, run.content, catalog, seed=seed)
+    return Disentangled(page, probed(before, seed), probed(after, seed))
 
 
 def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> None:

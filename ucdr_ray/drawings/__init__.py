@@ -2,5 +2,8 @@
 
 from pathlib import Path
 
-RECIPE = Path(__file__).with_name("alignment.yaml")
-"""How to train on them."""
+ALIGNMENT = Path(__file__).with_name("alignment.yaml")
+"""How to train on them: staged alignment alone."""
+
+DUDE = Path(__file__).with_name("dude.yaml")
+"""How to train on them with the package's generator."""

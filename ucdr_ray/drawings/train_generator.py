@@ -72,9 +72,8 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
 ) -> None:
-    """Train it; about two hours on two cores."""
+    """Train it; about an hour on two cores with bfloat16 instructions, two without."""
     made = small_generator(words(), seed)
-    made.unet.to(memory_format=torch.channels_last)
     trainer = GeneratorTrainer(made, lr, steps)
     state = out.with_name(f"{out.name}.state.safetensors")
     draw_ = torch.Generator().manual_seed(seed)

@@ -16,9 +16,9 @@ from ucdr_ray.models.sampling import sample
 
 @dataclass(frozen=True)
 class Probed:
-    """Accuracy of linear probes: of the domain (lower is better), and of the object; None without labels."""
+    """Accuracy of linear probes: of the domain (lower is better), and of the object; None: too few to tell."""
 
-    domain: float
+    domain: float | None
     object: float | None
 
 
@@ -29,8 +29,16 @@ def probed(vectors: Mapping[str, DomainVectors], seed: int = 0) -> Probed:
     labels = [label for found in vectors.values() for label in found.labels]
     told = [place for place, label in enumerate(labels) if label is not None]
     names = [str(labels[place]) for place in told]
-    known = None if len(set(names)) < 2 else probe(whole[told], names, seed)
-    return Probed(probe(whole, domains, seed), known)
+    return Probed(probe(whole, domains, seed), probe(whole[told], names, seed))
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """What a report shows of a run with a generator: the page (PNG), probes before training and after."""
+
+    page: bytes
+    before: Probed
+    after: Probed
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ucdr_ray.evaluation import report_plots as plots
 from ucdr_ray.evaluation import report_tables as tables
+from ucdr_ray.evaluation.disentangle import Disentangled
 from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs
 from ucdr_ray.evaluation.report_examples import Example, Pictures, choose, sheets
 
@@ -47,6 +48,7 @@ def build_report(
     after: Mapping[str, DomainVectors],
     pictures: Pictures,
     seed: int = 0,
+    disentangled: Disentangled | None = None,
 ) -> str:
     """The page.
 
@@ -56,6 +58,7 @@ def build_report(
             has no labels at all, the page shows nothing that rests on labels.
         pictures: gives the images of some slots of a domain.
         seed: of the queries shown and of the maps.
+        disentangled: of runs with a generator.
 
     Raises:
         UserError: as `evaluate_pairs`.
@@ -81,6 +84,7 @@ def build_report(
         about=about,
         figures=results and _figures(results),
         maps=_maps(before, after, seed),
+        disentangled=disentangled and _disentangled(disentangled, results is not None),
         curves=_curves(epochs),
         sheets=_by_pair(examples, sheets(examples, labels, pictures), results),
         seed=seed,
@@ -98,6 +102,20 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "summary": tables.summary(results, _METRICS),
         "pair_tables": {metric: tables.by_pair(results, metric) for metric in ("map@all", "precision@1")},
         "queries": tables.query_note(results["zero"]),
+    }
+
+
+def _disentangled(found: Disentangled, labelled: bool) -> dict[str, Any]:
+    return {
+        "page": _uri(found.page, "png"),
+        "probes": [
+            {"what": what, "better": better, "before": tables.percent(before), "after": tables.percent(after)}
+            for what, better, before, after in (
+                ("domain", "lower", found.before.domain, found.after.domain),
+                ("object", "higher", found.before.object, found.after.object),
+            )
+            if before is not None and (labelled or what == "domain")
+        ],
     }
 
 

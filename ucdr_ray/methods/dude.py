@@ -7,11 +7,13 @@ word, so what lowers the loss is to say in [z] what the word does not: the objec
 Sec. 3.3, staged alignment, stands in `staged.py`.
 """
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ucdr_ray.errors import UserError
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.base import Batch, Losses, Stage
 from ucdr_ray.methods.staged import Staged, weighted
@@ -39,9 +41,7 @@ class Dude(Staged):
         self.generator = generator
         self.domain_names = domains
         self.prompts = Prompts.of(generator.tokenizer, styles(config, domains))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            content = ContentWord(encoder.backbone.dim, generator.width, generator.word_norm())
+        content = start_content(generator, encoder.backbone.dim, seed)
         style = style_words(self.prompts, generator.vocabulary(), config.style_tokens, seed)
         self.online = Describing(encoder, content, style).to(next(encoder.parameters()).device)
 
@@ -127,6 +127,24 @@ class Dude(Staged):
         inner = getattr(self.online, "module", self.online)
         assert isinstance(inner, Describing)
         return inner
+
+
+def start_content(generator: Generator, feature: int, seed: int) -> ContentWord:
+    """g as it was trained along with the generator, or a fresh one.
+
+    Raises:
+        UserError: it was trained along for features of another dimension than `feature`.
+    """
+    if isinstance(generator.start, ContentWord):
+        if generator.start.feature != feature:
+            raise UserError(
+                f"generator {generator.name} was trained for a backbone with {generator.start.feature} features; "
+                f"model.backbone has {feature}"
+            )
+        return copy.deepcopy(generator.start).requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ContentWord(feature, generator.width, generator.word_norm())
 
 
 def styles(config: DudeConfig, domains: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.named_tensors import below
 from ucdr_ray.records import Record, Sha256, read_record
 
+CONTENT = "content"  # folder of g, in that of a generator which it was trained along with
+
 
 class ContentWord(nn.Module):
     """g: the backbone's feature to a word's embedding.

@@ -8,12 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ucdr_ray.models.codec import Codec
 
+# Side of a latent up to which a CPU attends by plain products: backward its flash kernel takes twice as long.
+_SMALL = 32
+_CPU_BACKENDS = {True: [SDPBackend.MATH], False: [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]}
+
 
 class Generator(nn.Module):
-    """Frozen: no parameter of it ever gets a gradient; they pass through it to what stands in for [z]."""
+    """Frozen: no parameter of it ever gets a gradient; they pass through it to what stands in for [z].
+
+    Args:
+        start: g (`content.ContentWord`) as it was trained along with the model, if it was; g is to start from it.
+    """
 
     def __init__(
         self,
@@ -23,8 +32,10 @@ class Generator(nn.Module):
         scheduler: Any,
         codec: Codec,
         name: str,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.start = start
         self.codec = codec
         self.unet: Any = unet
         self.text_encoder: Any = text_encoder
@@ -93,7 +104,11 @@ class Generator(nn.Module):
     def predict(self, noised: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The U-Net's output, float32."""
         dtype = next(self.unet.parameters()).dtype
-        return self.unet(noised.to(dtype), t, encoder_hidden_states=text.to(dtype)).sample.float()
+        noised = noised.to(dtype)
+        if noised.device.type != "cpu":
+            return self.unet(noised, t, encoder_hidden_states=text.to(dtype)).sample.float()
+        with sdpa_kernel(_CPU_BACKENDS[noised.shape[-1] <= _SMALL]):
+            return self.unet(noised, t, encoder_hidden_states=text.to(dtype)).sample.float()
 
     def loss(self, latent: Tensor, noise: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """(B,) mean squared error of the predicted noise, or velocity where the scheduler says so.

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.models.codec import Codec
+from ucdr_ray.models.content import CONTENT, load_content
 from ucdr_ray.models.diffusion import Generator
 
 diffusers_logging.set_verbosity_error()
@@ -40,7 +41,9 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32, local: bool 
     scheduler = _read(DDPMScheduler, source, "scheduler", local)
     codec = _codec(index, source, dtype, local)
     _check(source, unet.config, text.config, scheduler.config, codec)
-    return Generator(unet, text, tokenizer, scheduler, codec, model_name(source))
+    content = Path(_place(source)) / CONTENT
+    start = load_content(content)[0] if content.is_dir() else None
+    return Generator(unet, text, tokenizer, scheduler, codec, model_name(source), start)
 
 
 def load_codec(source: str, dtype: torch.dtype = torch.float32, local: bool = True) -> tuple[Codec, int]:

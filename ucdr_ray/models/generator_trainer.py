@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ucdr_ray.bfloat16 import fast_bfloat16
+from ucdr_ray.models.content import ContentWord
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.named_tensors import below, optimizer_state, restore_optimizer
 
@@ -20,11 +22,15 @@ class GeneratorTrainer:
 
     Args:
         steps: of the whole training: the learning rate falls to zero along a cosine.
+        content: g, which is trained along where prompts are told by images.
     """
 
-    def __init__(self, generator: Generator, lr: float, steps: int) -> None:
-        self.generator, self.steps, self.taken = generator, steps, 0
-        self.parts = nn.ModuleList([generator.unet, generator.text_encoder]).requires_grad_(True)
+    def __init__(
+        self, generator: Generator, lr: float, steps: int, content: ContentWord | None = None
+    ) -> None:
+        self.generator, self.content, self.steps, self.taken = generator, content, steps, 0
+        parts = [generator.unet, generator.text_encoder, *([] if content is None else [content])]
+        self.parts = nn.ModuleList(parts).requires_grad_(True)
         self.average = AveragedModel(self.parts, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
         self.optimizer = torch.optim.AdamW(self.parts.parameters(), lr=lr, weight_decay=1e-2)
         self.lr = lr
@@ -33,8 +39,6 @@ class GeneratorTrainer:
         self, latent: Tensor, ids: Tensor, place: Tensor, embedding: Tensor, draw: torch.Generator
     ) -> float:
         """Learn from pictures and their prompts; the loss.
-
-        A gradient also reaches `embedding`, if it wants one.
 
         Args:
             latent: (B, C, s, s) float32.
@@ -49,7 +53,8 @@ class GeneratorTrainer:
         ids = torch.where(silent[:, None], self.generator.empty_prompt().to(device), ids)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self._rate()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        fast = device.type == "cuda" or fast_bfloat16(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             text = self.generator.text(ids, place[told], embedding[told])
             loss = self.generator.loss(latent, noise, t, text).mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -79,7 +84,7 @@ class GeneratorTrainer:
         self.taken = int(tensors["taken"])
 
     def averaged(self) -> Generator:
-        """The generator with the averaged weights, frozen."""
-        unet, text = self.average.module.children()
+        """The generator with the averaged weights, frozen; its `start` is the averaged g."""
+        unet, text, *content = copy.deepcopy(self.average.module).children()
         g = self.generator
-        return Generator(copy.deepcopy(unet), copy.deepcopy(text), g.tokenizer, g.scheduler, g.codec, g.name)
+        return Generator(unet, text, g.tokenizer, g.scheduler, g.codec, g.name, *content)

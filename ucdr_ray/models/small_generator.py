@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ucdr_ray.files import staged_folder, write_json
 from ucdr_ray.models.codec import Codec
+from ucdr_ray.models.content import CONTENT, ContentWord, save_content
 from ucdr_ray.models.diffusion import Generator
 
 SIDE = 32
@@ -21,8 +22,12 @@ _CHANNELS = (32, 64, 112)
 _HEADS = (1, 2, 4)
 
 
-def small_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """CLIP's way of splitting words, with a vocabulary of single bytes and of the given words, each one token."""
+def small_tokenizer(words: Iterable[str], longest: int = _TOKENS) -> CLIPTokenizer:
+    """CLIP's way of splitting words, with a vocabulary of single bytes and of the given words, each one token.
+
+    Args:
+        longest: tokens of a prompt.
+    """
     letters = sorted(ByteLevel.alphabet())
     tokens = letters + [f"{letter}</w>" for letter in letters]
     merges: dict[str, None] = {}
@@ -37,7 +42,7 @@ def small_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     pairs = [tuple(merge.split(" ")) for merge in merges]
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=longest)
 
 
 def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
@@ -76,8 +81,12 @@ def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
     return Generator(unet, text, tokenizer, scheduler, Codec(None), "small")
 
 
-def save_generator(generator: Generator, folder: Path) -> None:
-    """Write it as diffusers does, in half precision; the folder appears whole or not at all."""
+def save_generator(generator: Generator, folder: Path, styles: dict[str, str] | None = None) -> None:
+    """Write it as diffusers does, in half precision; the folder appears whole or not at all.
+
+    Args:
+        styles: each domain's style, in words, where g was trained along.
+    """
     with staged_folder(folder) as staging:
         generator.tokenizer.save_pretrained(staging / "tokenizer")
         generator.scheduler.save_pretrained(staging / "scheduler")
@@ -96,3 +105,5 @@ def save_generator(generator: Generator, folder: Path) -> None:
             "vae": [None, None],
         }
         write_json(staging / "model_index.json", index)
+        if isinstance(generator.start, ContentWord):
+            save_content(staging / CONTENT, generator.start, None, styles or {}, ".")

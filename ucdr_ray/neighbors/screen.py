@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ucdr_ray.bfloat16 import fast_bfloat16
+
 _CROWDED = 0.03  # share of pairs above which scoring them takes longer than a float32 product that errs less
 _SHAPE = 64  # products have a multiple of so many rows and columns
 _NEVER = -128  # minus infinity of bfloat16, seen as a whole number
@@ -22,12 +24,6 @@ _LINES = 512  # of a tile at once, which the cache holds
 # Numbers gathered at once. On a CPU more would be fresh memory each time, several times as slow.
 _PIECE = 2**18
 _GPU_PIECE = 2**26
-_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # which sum in float32
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 are worth it: on CPUs with instructions for them. (On a GPU: not tried.)"""
-    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in _INSTRUCTIONS)
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Screened:
         norm, whole = vectors.norm(dim=1), slice(0, len(vectors))
         if not bool(((norm == 0) | ((norm > 1e-15) & (norm < 1e15))).all()):
             raise ValueError("vectors to search must be finite, and of length 0 or between 1e-15 and 1e15")
-        if not fast_bfloat16(vectors.device):
+        if not fast_bfloat16(vectors.device):  # on a GPU: not tried
             return cls(vectors, whole, None, norm, torch.zeros_like(norm))
         near, error = vectors.bfloat16(), torch.empty_like(norm)
         for first in range(0, len(vectors), _LINES):

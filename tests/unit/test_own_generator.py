@@ -1,0 +1,128 @@
+"""Training of generators: what is learnt, and that an interruption changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import make_catalog
+from ucdr_ray import own_generator
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.cli import run as ucdr
+from ucdr_ray.models.content import ContentWord
+from ucdr_ray.models.generator_files import load_generator
+from ucdr_ray.models.generator_trainer import GeneratorTrainer
+from ucdr_ray.models.prompts import Prompts
+from ucdr_ray.models.small_generator import small_generator
+
+NOTHING = torch.zeros(0, 2, dtype=torch.int64)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory) -> Catalog:
+    return make_catalog(tmp_path_factory.mktemp("own") / "catalog", {"ink drawing": 9, "photo": 20})
+
+
+@pytest.fixture
+def train(catalog, capfd):
+    def call(out: Path, *words: str) -> tuple[int, str]:
+        fixed = ["--backbone", "random:resnet-mini", "--size", "32", "--steps", "5", "--batch", "4"]
+        code = ucdr(["generator", "train", str(catalog.path), "--out", str(out), *fixed, *words])
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.parent.name}/{name}": value
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, train, monkeypatch) -> None:
+    assert train(tmp_path / "whole", "--style", "photo=colour photo")[0] == 0
+    monkeypatch.setattr(own_generator, "_SAVED", 2)
+    step = GeneratorTrainer.step
+
+    def interrupted(self, *given):
+        if self.taken == 3:
+            raise KeyboardInterrupt
+        return step(self, *given)
+
+    monkeypatch.setattr(GeneratorTrainer, "step", interrupted)
+    assert train(tmp_path / "parts", "--style", "photo=colour photo")[0] == 130
+    assert not (tmp_path / "parts").exists()
+    monkeypatch.setattr(GeneratorTrainer, "step", step)
+    code, err = train(tmp_path / "parts", "--style", "photo=ink", "--steps", "5")
+    assert code == 2 and "other settings or images" in err and err.count("\n") == 1
+    assert train(tmp_path / "parts", "--style", "photo=colour photo")[0] == 0
+    found, expected = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert {file.name for file in tmp_path.iterdir()} == {"whole", "parts"}
+
+    made = load_generator(str(tmp_path / "parts"))
+    assert isinstance(made.start, ContentWord) and made.start.feature == 256
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+    size = sum(file.stat().st_size for file in (tmp_path / "parts").rglob("*") if file.is_file())
+    assert size < 8e6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--style", "paint=oil"],
+            "--style paint=oil: write it as DOMAIN=WORDS; the domains are ink drawing",
+        ),
+        (["--style", "photo"], "--style photo: write it as"),
+        (["--style", "photo="], "style '': no words in it"),
+        (["--style", "photo=" + 20 * "colour "], "allowed: up to 16"),
+        (["--backbone", "/no/backbone"], "/no/backbone"),
+        (["--domains", "photo"], "at least 2"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_leaves_nothing(tmp_path, train, words, message) -> None:
+    code, err = train(tmp_path / "model", *words)
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_and_a_damaged_state_are_left_alone(tmp_path, train) -> None:
+    (tmp_path / "model").mkdir()
+    code, err = train(tmp_path / "model")
+    assert code == 2 and "never written over" in err
+    (tmp_path / "new.state.safetensors").write_bytes(b"nonsense")
+    code, err = train(tmp_path / "new")
+    assert code == 2 and "new.state.safetensors is damaged" in err and err.count("\n") == 1
+    assert (tmp_path / "new.state.safetensors").read_bytes() == b"nonsense"
+
+
+def test_it_learns_what_the_style_says() -> None:
+    made = small_generator(["a", "of", "dark", "light"])
+    prompts = Prompts.of(made.tokenizer, ["dark", "light"])
+    trainer = GeneratorTrainer(made, lr=2e-3, steps=60)
+    draw = torch.Generator().manual_seed(0)
+    content = torch.randn(8, made.width, generator=draw)
+
+    def pictures(domain: torch.Tensor) -> torch.Tensor:
+        level = 1.2 * domain[:, None, None, None] - 0.6
+        return level + 0.3 * torch.randn(len(domain), 3, 8, 8, generator=draw).repeat_interleave(
+            4, 2
+        ).repeat_interleave(4, 3)
+
+    for _ in range(60):
+        domain = torch.randint(2, (8,), generator=draw)
+        trainer.step(pictures(domain), *prompts.filled(domain, content), draw)
+    domain = torch.arange(8) % 2
+    latent, noise = pictures(domain), torch.randn(8, 3, 32, 32, generator=draw)
+    t = torch.full((8,), 900)
+
+    def loss(told: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(made.loss(latent, noise, t, made.text(*prompts.filled(told, content))).mean())
+
+    assert loss(domain) < 0.8 * loss(1 - domain)
