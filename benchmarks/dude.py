@@ -16,13 +16,14 @@ from typing import Annotated
 
 import torch
 import typer
-from dude_cost import PARTS, Cost, batch_of, cost, method_of, ratio
+from dude_cost import Cost, batch_of, cost, matrix_rate, method_of, ratio, show
 from generator import judged
 from rich.console import Console
 from rich.table import Table
 from staged import call, judge
 from study import Variant, percent, trained
 
+from ucdr_ray.bfloat16 import fast_bfloat16
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.config import load_config
 from ucdr_ray.drawings import ALIGNMENT, DUDE
@@ -87,7 +88,7 @@ def figures(variant: Variant, catalog: Catalog, names: list[str]) -> dict[str, f
 def measured(rounds: int) -> tuple[Cost, float]:
     """A step of the recipe's: what L_OD costs in it, and its ratio to the same step without it."""
     config, device = load_config(DUDE), torch.device("cpu")
-    generator = load_generator(PACKAGED)
+    generator = load_generator(PACKAGED, torch.bfloat16 if fast_bfloat16(device) else torch.float32)
     names = list(SYNONYMS)
     method = method_of(config, names, generator, device)
     side = int(generator.unet.config.sample_size)
@@ -149,7 +150,9 @@ def main(
     console = Console(width=120)
 
     whole, against = measured(3 if quick else 15)
-    print_cost(console, whole, against)
+    title = f"A step of L_OD, {whole.rows} images, {torch.get_num_threads()} threads"
+    show(console, title, whole, matrix_rate(torch.float32, torch.device("cpu")))
+    console.print(f"a step of the last stage with L_OD over one without: {against:.1f}")
     keys = {"step_vs_parts": whole.step_vs_parts, "cost_vs_contrastive": against}
     judgement, _ = judged(PACKAGED, quick=quick)
     keys |= {f"generator.{name}": value for name, value in judgement.items()}
@@ -188,20 +191,6 @@ def main(
         draw({name: rows[name] for name in (ALONE, FULL, *CHEAPER) if name in rows}, picture)
     if json_file is not None:
         write_json(json_file, keys)
-
-
-def print_cost(console: Console, found: Cost, against: float) -> None:
-    """Milliseconds an image."""
-    table = Table(
-        "", "ms an image", title=f"A step of L_OD, {found.rows} images, {torch.get_num_threads()} threads"
-    )
-    for name in (*PARTS, "whole"):
-        table.add_row(name, f"{1000 * found.seconds[name] / found.rows:.2f}")
-    console.print(table)
-    console.print(
-        f"whole over parts {found.step_vs_parts:.2f}; a step with L_OD over one without {against:.1f}; "
-        f"peak memory {found.peak / 1e9:.2f} GB; {found.flops / found.rows / 1e9:.2f} GFLOP an image"
-    )
 
 
 def print_rows(

@@ -2,6 +2,10 @@
 
 The parts: the encoder with g, forward and backward; the text encoder, forward and backward; the U-Net forward; the
 U-Net backward to the text, from which the gradient comes to [z].
+
+By itself it measures the architecture of Stable Diffusion v1.5 with random weights, beside a ResNet-50:
+
+    python benchmarks/dude_cost.py --size 256
 """
 
 import resource
@@ -9,20 +13,27 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ucdr_ray.config import RunConfig
+from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.draws import Draws
 from ucdr_ray.engine import build_encoder
+from ucdr_ray.files import write_json
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.base import Batch, Stage
 from ucdr_ray.methods.dude import Dude
 from ucdr_ray.models.codec import Codec
+from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.small_generator import small_tokenizer
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -186,3 +197,43 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / min(timed(lambda: a @ b, device) for _ in range(10))
+
+
+def show(console: Console, title: str, found: Cost, rate: float) -> None:
+    """Milliseconds an image, and what else one wants to know of a step; `rate`: of `matrix_rate`."""
+    table = Table("", "ms an image", title=title)
+    for name in (*PARTS, "whole"):
+        table.add_row(name, f"{1000 * found.seconds[name] / found.rows:,.2f}")
+    console.print(table)
+    reached = found.flops / found.seconds["whole"]
+    console.print(
+        f"whole over parts {found.step_vs_parts:.2f}; {found.flops / found.rows / 1e9:,.2f} GFLOP an image at "
+        f"{reached / 1e9:,.0f} GFLOP/s, {reached / rate:.0%} of large products' {rate / 1e9:,.0f}; peak memory "
+        f"{found.peak / 1e9:.2f} GB"
+    )
+
+
+def main(
+    size: Annotated[int, typer.Option(help="Side in pixels of the images.")] = 256,
+    rows: Annotated[int, typer.Option(help="Images of a step.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Steps that are measured.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Flat keys -> numbers.")] = None,
+) -> None:
+    device = fastest_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    config = load_config(None, ["method.name=dude", "model.backbone=random:resnet50", "data.size=224"])
+    generator = stable_diffusion(["photo", "sketch"], dtype)
+    method = method_of(config, ["photo", "sketch"], generator, device)
+    found = cost(method, batch_of(config, rows, 2, (4, size // 8, size // 8), device), rounds)
+    rate = matrix_rate(dtype, device)
+    show(
+        Console(width=120), f"{generator.name}, {rows} image(s) of {size} px, {dtype}, {device}", found, rate
+    )
+    if json_file is not None:
+        keys = {f"{name}.seconds_per_image": value / rows for name, value in found.seconds.items()}
+        keys |= {"step_vs_parts": found.step_vs_parts, "peak_bytes": found.peak}
+        write_json(json_file, keys | {"rate_share": found.flops / found.seconds["whole"] / rate})
+
+
+if __name__ == "__main__":
+    typer.run(main)

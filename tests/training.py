@@ -44,6 +44,7 @@ DUDE = [
     "method.stages.in_domain=1",
     "method.stages.cross_domain=2",
     "method.style_tokens=tuned",
+    "method.generator_precision=float32",
 ]
 
 

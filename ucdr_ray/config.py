@@ -130,6 +130,6 @@ def config_fingerprint(config: RunConfig) -> str:
         free.add("workers")
     tree["bank"] = {name: tree["bank"][name] for name in ("momentum", "exact_up_to")}
     tree["train"] = {name: value for name, value in tree["train"].items() if name not in free}
-    for name in ("latents", "gradient_checkpointing"):
+    for name in ("latents", "gradient_checkpointing", "channels_last"):
         tree["method"].pop(name, None)
     return fingerprint(tree)

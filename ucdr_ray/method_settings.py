@@ -87,11 +87,15 @@ class DudeConfig(Contrastive):
         None, ge=16, le=2048, description="Side in pixels of the images it is shown; its own when empty."
     )
     generator_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of its weights; auto: bfloat16 on a GPU, float32 on a CPU."
+        "auto",
+        description="Type of its weights; auto: bfloat16 on GPUs and on CPUs with instructions for it, else float32.",
     )
     gradient_checkpointing: bool = Field(
         False,
         description="Compute the generator's activations again in the backward pass, instead of keeping them.",
+    )
+    channels_last: bool | None = Field(
+        None, description="The generator's numbers in channels-last order; empty: on a GPU."
     )
     latents: str | None = Field(
         None,

@@ -8,8 +8,8 @@ from ucdr_ray.config import load_config
 from ucdr_ray.draws import Draws
 from ucdr_ray.errors import UserError
 from ucdr_ray.methods.base import Batch
-from ucdr_ray.methods.dude import Dude
-from ucdr_ray.models.content import load_content
+from ucdr_ray.methods.dude import Dude, start_content
+from ucdr_ray.models.content import ContentWord, load_content
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -105,6 +105,21 @@ def test_warm_up_trains_the_encoder_by_the_generator_alone_and_leaves_the_bank()
     assert all(parameter.grad is None for parameter in made.encoder.head.parameters())
     assert all(parameter.grad is None for parameter in made.generator.parameters())
     assert all(parameter.grad is not None for parameter in made.extras()["content"].parameters())
+
+
+def test_z_starts_as_it_was_trained_along_with_the_generator() -> None:
+    made = generator()
+    torch.manual_seed(5)
+    made.start = ContentWord(256, made.width, 1.0).requires_grad_(False)
+    feature = torch.randn(3, 256)
+    started = start_content(made, 256, seed=0)
+    assert torch.equal(started(feature), made.start(feature))
+    assert all(parameter.requires_grad for parameter in started.parameters())
+    with torch.no_grad():
+        started.length.zero_()
+    assert not torch.equal(started(feature), made.start(feature))
+    with pytest.raises(UserError, match="backbone with 256 features; model.backbone has 64"):
+        start_content(made, 64, seed=0)
 
 
 def test_later_stages_add_the_terms_of_the_alignment() -> None:

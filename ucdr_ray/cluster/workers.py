@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import torch
 
+from ucdr_ray.bfloat16 import fast_bfloat16
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.memory import ShardedMemory
@@ -82,11 +83,12 @@ def frozen_generator(job: Job) -> Generator | None:
     if not isinstance(method, DudeConfig):
         return None
     device = pick_device(config.train)
-    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    automatic = torch.bfloat16 if device.type == "cuda" or fast_bfloat16(device) else torch.float32
     named = method.generator_precision
     dtype: torch.dtype = automatic if named == "auto" else getattr(torch, named)
     generator = load_generator(job.generator_at or method.generator, dtype).to(device)
-    generator.unet.to(memory_format=torch.channels_last)
+    last = device.type == "cuda" if method.channels_last is None else method.channels_last
+    generator.unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     if method.gradient_checkpointing:
         generator.unet.enable_gradient_checkpointing()
     return generator
