@@ -117,9 +117,7 @@ class DudeConfig(Contrastive):
 
     @model_validator(mode="after")
     def _check(self) -> "DudeConfig":
-        self.needs(
-            self.stages, {"warm_up": "weight_od", "in_domain": "weight_in", "cross_domain": "weight_cross"}
-        )
+        self.needs(self.stages, {"warm_up": "weight_od", "cross_domain": "weight_cross"})
         if self.time_low >= self.time_high:
             raise ValueError(
                 f"time_low={self.time_low:g} with time_high={self.time_high:g}; allowed: time_low below time_high"

@@ -59,6 +59,9 @@ def test_stages_are_those_of_the_paper() -> None:
 def test_switches_of_the_ablations_take_out_what_they_name() -> None:
     assert [s.name for s in method("stages={in_domain: 0}").stages()] == ["warm_up", "cross_domain"]
     assert not any("od" in s.weights for s in method("weight_od=0", "stages={warm_up: 0}").stages())
+    bare = method("weight_in=0").stages()
+    assert [sorted(s.weights) for s in bare] == [["od"], ["aug", "od"], ["aug", "cross", "od"]]
+    assert [(s.k_in, s.k_cross) for s in bare] == [(None, None), (None, None), (None, 50)]
     later = method("keep_od=false").stages()
     assert ["od" in s.weights for s in later] == [True, False, False]
 

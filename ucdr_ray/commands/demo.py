@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from ucdr_ray.drawings import ALIGNMENT
+from ucdr_ray.drawings import DUDE
 from ucdr_ray.errors import JobError, UserError
 
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("demo"),
-    config: Annotated[Path, typer.Option(metavar="FILE", help="The recipe of the training.")] = ALIGNMENT,
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The recipe of the training.")] = DUDE,
     per_class: Annotated[int, typer.Option(metavar="N", min=2, help="Drawings per object and style.")] = 50,
 ) -> None:
     """Draw images, ingest, measure, train, embed, index, evaluate, search, report: a few minutes on two cores.

@@ -51,18 +51,12 @@ class Dude(Staged):
         later = c.weight_od if c.keep_od else 0.0
         od, kept = {"od": c.weight_od}, {"od": later} if later > 0 else {}
         inside = {"in": c.weight_in} if c.weight_in > 0 else {}
+        k_in = c.k_in if inside else None
+        alone = kept | {"aug": c.weight_aug} | inside
         stages = [
             Stage("warm_up", c.stages.warm_up, od),
-            Stage(
-                "in_domain", c.stages.in_domain, kept | {"aug": c.weight_aug, "in": c.weight_in}, k_in=c.k_in
-            ),
-            Stage(
-                "cross_domain",
-                c.stages.cross_domain,
-                kept | {"aug": c.weight_aug} | inside | {"cross": c.weight_cross},
-                k_in=c.k_in if inside else None,
-                k_cross=c.k_cross,
-            ),
+            Stage("in_domain", c.stages.in_domain, alone, k_in),
+            Stage("cross_domain", c.stages.cross_domain, alone | {"cross": c.weight_cross}, k_in, c.k_cross),
         ]
         return [stage for stage in stages if stage.epochs > 0]
 
