@@ -30,7 +30,7 @@ def probe(vectors: np.ndarray, kinds: Sequence[str], seed: int = 0) -> float | N
     if len(kept) > _MOST:
         kept = np.random.default_rng(seed).choice(kept, _MOST, replace=False)
     x, y = np.asarray(vectors, np.float64)[kept], numbers[kept]
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, class_weight="balanced"))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100, class_weight="balanced"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the weights change nothing
         found = cross_val_predict(model, x, y, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=seed))
