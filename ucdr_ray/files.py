@@ -81,8 +81,11 @@ def staged_folder(target: Path) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
+        # Safetensors writes for the owner alone; whoever may look into the folder may read what is in it.
+        mode = staging.stat().st_mode & 0o666
         for file in staging.rglob("*"):
             if file.is_file():
+                file.chmod(mode)
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
         if target.exists():

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write, read_json, staged_folder
@@ -71,6 +73,20 @@ def test_names_that_only_look_alike_are_left_alone(tmp_path, target):
     with staged_folder(target):
         pass
     assert {path.name for path in old(target)} == set(others)
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_look_into_a_folder_may_read_what_is_in_it(tmp_path, mask, expected):
+    before = os.umask(mask)
+    try:
+        with staged_folder(tmp_path / "made") as staging:
+            save_file({"x": torch.zeros(2)}, staging / "x.safetensors")
+            (staging / "below").mkdir()
+            (staging / "below" / "y.json").write_text("{}")
+    finally:
+        os.umask(before)
+    for file in ("x.safetensors", "below/y.json"):
+        assert (tmp_path / "made" / file).stat().st_mode & 0o777 == expected
 
 
 def test_an_error_names_the_file_and_leaves_nothing(tmp_path):
