@@ -85,10 +85,15 @@ def figures(variant: Variant, catalog: Catalog, names: list[str]) -> dict[str, f
     return {"map@all": mean["map@all"], "precision@1": mean["precision@1"], "seconds": seconds} | after
 
 
+def precision() -> torch.dtype:
+    """The generator's on a CPU, as training chooses it."""
+    return torch.bfloat16 if fast_bfloat16(torch.device("cpu")) else torch.float32
+
+
 def measured(rounds: int) -> tuple[Cost, float]:
     """A step of the recipe's: what L_OD costs in it, and its ratio to the same step without it."""
     config, device = load_config(DUDE), torch.device("cpu")
-    generator = load_generator(PACKAGED, torch.bfloat16 if fast_bfloat16(device) else torch.float32)
+    generator = load_generator(PACKAGED, precision())
     names = list(SYNONYMS)
     method = method_of(config, names, generator, device)
     side = int(generator.unet.config.sample_size)
@@ -151,7 +156,7 @@ def main(
 
     whole, against = measured(3 if quick else 15)
     title = f"A step of L_OD, {whole.rows} images, {torch.get_num_threads()} threads"
-    show(console, title, whole, matrix_rate(torch.float32, torch.device("cpu")))
+    show(console, title, whole, matrix_rate(precision(), torch.device("cpu")))
     console.print(f"a step of the last stage with L_OD over one without: {against:.1f}")
     keys = {"step_vs_parts": whole.step_vs_parts, "cost_vs_contrastive": against}
     judgement, _ = judged(PACKAGED, quick=quick)
