@@ -103,7 +103,8 @@ class DudeConfig(Contrastive):
     )
     styles: dict[str, str] = Field(
         default_factory=dict,
-        description="Words for a domain's style; a domain left out is called by its name.",
+        description="Words for a domain's style; a domain left out is called as the generator was told in "
+        "its training, or by its name.",
     )
     fixed_style: str | None = Field(None, description="One style for all domains (ablation: photo).")
     style_tokens: Literal["words", "tuned", "free"] = Field(

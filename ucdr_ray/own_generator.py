@@ -69,11 +69,11 @@ def material(catalog: Catalog, names: list[str], encoder: Encoder) -> Material:
 
 def train_generator(
     catalog: Catalog, names: list[str], encoder: Encoder, settings: Settings, out: Path
-) -> float:
+) -> float | None:
     """Train and write it; an interrupted training goes on where its state, beside `out`, was last saved.
 
     Returns:
-        The mean loss of the last hundred steps of this call.
+        The mean loss of the last hundred steps of this call; None: it took none.
 
     Raises:
         UserError: a style has no words or too many, or the state is of another training.
@@ -111,7 +111,7 @@ def train_generator(
                 atomic_write(state, save(tensors, {"made_for": made_for}))
     save_generator(trainer.averaged(), out, settings.styles)
     state.unlink(missing_ok=True)
-    return float(np.mean(losses[-100:])) if losses else float("nan")
+    return float(np.mean(losses[-100:])) if losses else None
 
 
 def _drawn(starts: np.ndarray, batch: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:

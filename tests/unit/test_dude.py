@@ -8,7 +8,7 @@ from ucdr_ray.config import load_config
 from ucdr_ray.draws import Draws
 from ucdr_ray.errors import UserError
 from ucdr_ray.methods.base import Batch
-from ucdr_ray.methods.dude import Dude, start_content
+from ucdr_ray.methods.dude import Dude, start_content, styles
 from ucdr_ray.models.content import ContentWord, load_content
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
@@ -123,6 +123,16 @@ def test_z_starts_as_it_was_trained_along_with_the_generator() -> None:
     assert not torch.equal(started(feature), made.start(feature))
     with pytest.raises(UserError, match="backbone with 256 features; model.backbone has 64"):
         start_content(made, 64, seed=0)
+
+
+def test_styles_are_those_given_then_those_the_generator_was_told_then_the_names() -> None:
+    config = load_config(None, ["method.name=dude", "method.styles={photo: snapshot}"]).method
+    told = {"photo": "colour photo", "sketch": "pencil drawing"}
+    assert styles(config, ["photo", "sketch", "oil_paint"], told) == [
+        "snapshot",
+        "pencil drawing",
+        "oil paint",
+    ]
 
 
 def test_later_stages_add_the_terms_of_the_alignment() -> None:

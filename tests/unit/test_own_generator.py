@@ -65,6 +65,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, train, mon
     assert {file.name for file in tmp_path.iterdir()} == {"whole", "parts"}
 
     made = load_generator(str(tmp_path / "parts"))
+    assert made.styles == {"ink drawing": "ink drawing", "photo": "colour photo"}
     assert isinstance(made.start, ContentWord) and made.start.feature == 256
     assert not any(parameter.requires_grad for parameter in made.parameters())
     size = sum(file.stat().st_size for file in (tmp_path / "parts").rglob("*") if file.is_file())

@@ -29,7 +29,7 @@ def check_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> None
         raise UserError(f"method.styles names {strange[0]!r}; the domains are {', '.join(names)}")
     made_by = _settings(method, config)
     generator = load_generator(method.generator)
-    Prompts.of(generator.tokenizer, styles(method, names))
+    Prompts.of(generator.tokenizer, styles(method, names, generator.styles))
     if method.latents is not None:
         Latents.open(Path(method.latents), verify=False).check(catalog, made_by)
 

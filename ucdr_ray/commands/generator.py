@@ -85,7 +85,8 @@ def train(
         return
     if json_file is not None:
         write_json(Path(json_file), summary)
-    typer.echo(f"{out}: trained in {summary['seconds']:,.0f} s, loss {loss:.4f}")
+    ended = "" if loss is None else f", loss {loss:.4f}"
+    typer.echo(f"{out}: trained in {summary['seconds']:,.0f} s{ended}")
 
 
 def _styles(given: list[str], names: list[str]) -> dict[str, str]:

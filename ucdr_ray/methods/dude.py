@@ -8,6 +8,7 @@ Sec. 3.3, staged alignment, stands in `staged.py`.
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ class Dude(Staged):
         self.config: DudeConfig = config
         self.generator = generator
         self.domain_names = domains
-        self.prompts = Prompts.of(generator.tokenizer, styles(config, domains))
+        self.prompts = Prompts.of(generator.tokenizer, styles(config, domains, generator.styles))
         content = start_content(generator, encoder.backbone.dim, seed)
         style = style_words(self.prompts, generator.vocabulary(), config.style_tokens, seed)
         self.online = Describing(encoder, content, style).to(next(encoder.parameters()).device)
@@ -105,7 +106,9 @@ class Dude(Staged):
     def save_content(self, folder: Path, generator: str) -> None:
         """Write what makes [z], for `models.content.load_content`; `generator` is where that lies."""
         inner = self._describing
-        words = dict(zip(self.domain_names, styles(self.config, self.domain_names), strict=True))
+        words = dict(
+            zip(self.domain_names, styles(self.config, self.domain_names, self.generator.styles), strict=True)
+        )
         save_content(folder, inner.content, inner.style, words, generator)
 
     def extras(self) -> dict[str, nn.Module]:
@@ -141,8 +144,9 @@ def start_content(generator: Generator, feature: int, seed: int) -> ContentWord:
         return ContentWord(feature, generator.width, generator.word_norm())
 
 
-def styles(config: DudeConfig, domains: list[str]) -> list[str]:
-    """The words for each domain's style: one for all, or those given, or the domain's name."""
+def styles(config: DudeConfig, domains: list[str], told: Mapping[str, str]) -> list[str]:
+    """The words for each domain's style: one for all, or those given, or those `told` to the generator, or the name."""
     if config.fixed_style is not None:
         return [config.fixed_style] * len(domains)
-    return [config.styles.get(name, name.replace("_", " ")) for name in domains]
+    words = {**told, **config.styles}
+    return [words.get(name, name.replace("_", " ")) for name in domains]

@@ -4,6 +4,7 @@ Models are of the Stable Diffusion format of `diffusers`: a folder or hub name w
 `scheduler` and `vae`; without a `vae` the U-Net works on pixels in [-1, 1].
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Generator(nn.Module):
 
     Args:
         start: g (`content.ContentWord`) as it was trained along with the model, if it was; g is to start from it.
+        styles: the words that the model was told then for each domain's style.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class Generator(nn.Module):
         codec: Codec,
         name: str,
         start: nn.Module | None = None,
+        styles: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.start = start
+        self.start, self.styles = start, styles or {}
         self.codec = codec
         self.unet: Any = unet
         self.text_encoder: Any = text_encoder

@@ -42,8 +42,8 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32, local: bool 
     codec = _codec(index, source, dtype, local)
     _check(source, unet.config, text.config, scheduler.config, codec)
     content = Path(_place(source)) / CONTENT
-    start = load_content(content)[0] if content.is_dir() else None
-    return Generator(unet, text, tokenizer, scheduler, codec, model_name(source), start)
+    start, _, styles, _ = load_content(content) if content.is_dir() else (None, None, {}, "")
+    return Generator(unet, text, tokenizer, scheduler, codec, model_name(source), start, styles)
 
 
 def load_codec(source: str, dtype: torch.dtype = torch.float32, local: bool = True) -> tuple[Codec, int]:

@@ -86,5 +86,5 @@ class GeneratorTrainer:
     def averaged(self) -> Generator:
         """The generator with the averaged weights, frozen; its `start` is the averaged g."""
         unet, text, *content = copy.deepcopy(self.average.module).children()
-        g = self.generator
-        return Generator(unet, text, g.tokenizer, g.scheduler, g.codec, g.name, *content)
+        g, start = self.generator, content[0] if content else None
+        return Generator(unet, text, g.tokenizer, g.scheduler, g.codec, g.name, start)
