@@ -1,13 +1,13 @@
 """DUDE on the package's drawings: the whole method, its ablations, its price, and what makes it cheaper.
 
 Every variant trains on the same drawings with the same encoder, batches and number of epochs; labels judge the finished
-encoders only. Two variants train at a time, each on one core; what is done under --work is kept: the same command goes
-on.
+encoders only. Two variants train at a time, each on one core. The figures of each finished run go to --kept, from where
+the same command goes on, also on another machine: they hold no times. Times are of steps, side by side in this run.
 
 step_vs_parts: seconds of a step of L_OD over those of its parts that nobody can spare. cost_vs_contrastive: seconds of
-a step with L_OD over those of the same step without it.
+a step with L_OD over those of the same step without it. cost: of a whole training, in steps of staged alignment alone.
 
-    python benchmarks/dude.py --picture dude_cost.png --json dude.json
+    python benchmarks/dude.py --kept docs/dude_runs.json --picture docs/dude_cost.png --json dude.json
 """
 
 import statistics
@@ -16,28 +16,49 @@ from typing import Annotated
 
 import torch
 import typer
-from dude_cost import Cost, batch_of, cost, matrix_rate, method_of, ratio, show
+from dude_cost import matrix_rate, show
+from dude_price import measured, precision
 from generator import judged
 from rich.console import Console
 from rich.table import Table
 from staged import call, judge
-from study import Variant, percent, trained
+from study import Kept, Variant, percent, trained
 
-from ucdr_ray.bfloat16 import fast_bfloat16
+import ucdr_ray.drawings
 from ucdr_ray.catalog import Catalog
-from ucdr_ray.config import load_config
+from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.drawings import ALIGNMENT, DUDE
 from ucdr_ray.drawings.train_generator import SYNONYMS
 from ucdr_ray.engine import build_encoder
 from ucdr_ray.evaluation.disentangle import probed
 from ucdr_ray.evaluation.features import embed_domains
-from ucdr_ray.files import write_json
+from ucdr_ray.files import sha256_file, write_json
 from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.methods.dude import start_content
+from ucdr_ray.models.content import content_encoder, load_content
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_files import PACKAGED, load_generator
-from ucdr_ray.run import Run
 
 FULL, ALONE = "DUDE", "staged alignment alone"
+BEFORE = "before training"
+WEIGHTS = Path(ucdr_ray.drawings.__file__).parent / "generator/unet/diffusion_pytorch_model.safetensors"
+
+KEYS = (
+    ("drawings.dude.map@all", FULL, "map@all"),
+    ("drawings.alignment.map@all", ALONE, "map@all"),
+    ("probe.domain_before", BEFORE, "domain"),
+    ("probe.object_before", BEFORE, "object"),
+    ("probe.domain_after", FULL, "domain"),
+    ("probe.object_after", FULL, "object"),
+)
+COLUMNS = {
+    "map@all": "map@all %",
+    "precision@1": "precision@1 %",
+    "domain": "domain, by a probe %",
+    "object": "object, by a probe %",
+    "z domain": "domain, from [z] %",
+    "z object": "object, from [z] %",
+}
 
 
 def variants() -> dict[str, dict[str, object]]:
@@ -77,50 +98,47 @@ CHEAPER: dict[str, dict[str, object]] = {
 }
 
 
-def figures(variant: Variant, catalog: Catalog, names: list[str]) -> dict[str, float]:
-    """Of a finished run: retrieval, what probes read off its embedding, and the seconds of its epochs."""
-    encoder = Encoder.load(variant.run / "encoder")
+def judged_run(variant: Variant, catalog: Catalog, names: list[str]) -> dict[str, float]:
+    """Of a finished run: retrieval, and what probes read off its embedding and off [z]."""
+    encoder, content = Encoder.load(variant.run / "encoder"), variant.run / "content"
     mean = judge(encoder, catalog, names)["mean"]
-    after = vars(probed(embed_domains(encoder, catalog, names)))
-    seconds = sum(row["seconds"] for row in Run(variant.run).metrics())
-    return {"map@all": mean["map@all"], "precision@1": mean["precision@1"], "seconds": seconds} | after
+    found = {name: mean[name] for name in ("map@all", "precision@1")} | read_off(encoder, "", catalog, names)
+    if content.is_dir():
+        found |= read_off(content_encoder(encoder, load_content(content)[0]), "z ", catalog, names)
+    return found
 
 
-def precision() -> torch.dtype:
-    """The generator's on a CPU, as training chooses it."""
-    return torch.bfloat16 if fast_bfloat16(torch.device("cpu")) else torch.float32
-
-
-def measured(rounds: int) -> tuple[Cost, float]:
-    """A step of the recipe's: what L_OD costs in it, and its ratio to the same step without it."""
-    config, device = load_config(DUDE), torch.device("cpu")
-    generator = load_generator(PACKAGED, precision())
-    names = list(SYNONYMS)
-    method = method_of(config, names, generator, device)
-    side = int(generator.unet.config.sample_size)
-    batch = batch_of(
-        config, config.train.batch * len(names), len(names), (generator.codec.channels, side, side), device
+def before(config: RunConfig, catalog: Catalog, names: list[str]) -> dict[str, float]:
+    """The probes of what training starts from."""
+    encoder = build_encoder(config)
+    content = start_content(load_generator(PACKAGED), encoder.backbone.dim, config.train.seed)
+    return read_off(encoder, "", catalog, names) | read_off(
+        content_encoder(encoder, content), "z ", catalog, names
     )
-    return cost(method, batch, rounds), ratio(method, batch, 800, rounds)
 
 
-def draw(rows: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """What each way to pay less costs and finds: training time over that of staged alignment, map@all."""
+def read_off(encoder: Encoder, of: str, catalog: Catalog, names: list[str]) -> dict[str, float]:
+    """Linear probes of an encoder's vectors: "{of}domain" and "{of}object"."""
+    return {
+        f"{of}{what}": share for what, share in vars(probed(embed_domains(encoder, catalog, names))).items()
+    }
+
+
+def draw(rows: dict[str, list[dict[str, float]]], costs: dict[str, float], file: Path) -> None:
+    """What each way to pay less costs and finds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    unit = statistics.fmean(row["seconds"] for row in rows[ALONE])
     for name, found in rows.items():
-        x = statistics.fmean(row["seconds"] for row in found) / unit
         values = [100 * row["map@all"] for row in found]
         y, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0
         colour = {FULL: "#d1495b", ALONE: "#5b6470"}.get(name, "#30638e")
-        axes.errorbar(x, y, spread, fmt="o", color=colour, capsize=3)
-        axes.annotate(name, (x, y), (7, 4), textcoords="offset points", fontsize=9)
-    axes.set_xlabel("time of training, as a multiple of staged alignment alone")
+        axes.errorbar(costs[name], y, spread, fmt="o", color=colour, capsize=3)
+        axes.annotate(name, (costs[name], y), (7, 4), textcoords="offset points", fontsize=9)
+    axes.set_xlabel("cost of training, as a multiple of staged alignment alone")
     axes.set_ylabel("map@all, mean over the twelve ordered pairs, %")
     axes.set_title("What L_OD costs, and what it gives (drawings; mean and standard deviation over seeds)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -138,28 +156,27 @@ def main(
         bool,
         typer.Option("--quick", help="DUDE and alignment for an epoch a stage, one seed: a smoke figure."),
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Draw time and map@all to this PNG.")] = None,
+    kept: Annotated[
+        Path | None, typer.Option(help="Figures of finished runs: read, and added to, run by run.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw cost and map@all to this PNG.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Flat keys -> numbers.")] = None,
 ) -> None:
     changes = variants() | CHEAPER
     names = only or list(changes)
     if unknown := set(names) - set(changes):
         raise SystemExit(f"--only {', '.join(unknown)}: allowed are {', '.join(changes)}")
-    if picture is not None and not quick and ALONE not in names:
-        raise SystemExit(f"--picture shows times over that of {ALONE!r}; add --only {ALONE!r}")
     numbers = [0] if quick else [int(seed) for seed in seeds.split(",")]
     work = work / "quick" if quick else work
     names = [ALONE, FULL] if quick else names
-    if not (work / "catalog" / "manifest.json").exists():
-        call("draw", "--out", work / "drawings", "--per-class", 10 if quick else 50, "--size", 64)
-        call("ingest", work / "drawings", "--out", work / "catalog")
-    catalog = Catalog.open(work / "catalog")
+    catalog = drawn(work, 10 if quick else 50)
     domains = [domain.name for domain in catalog.domains]
     console = Console(width=120)
 
-    whole, against = measured(3 if quick else 15)
+    whole, price = measured(3 if quick else 15, [16, 32])
     title = f"A step of L_OD, {whole.rows} images, {torch.get_num_threads()} threads"
     show(console, title, whole, matrix_rate(precision(), torch.device("cpu")))
+    against = price.both[32] / price.alone
     console.print(f"a step of the last stage with L_OD over one without: {against:.1f}")
     keys = {"step_vs_parts": whole.step_vs_parts, "cost_vs_contrastive": against}
     judgement, _ = judged(PACKAGED, quick=quick)
@@ -176,44 +193,54 @@ def main(
             changed |= {f"method.stages.{stage}": 1 for stage in stages}
         return Variant.make(name, recipe, changed, work)
 
-    rows: dict[str, list[dict[str, float]]] = {}
-    for variant in trained([one(name, seed) for seed in numbers for name in names], catalog.path):
-        found = figures(variant, catalog, domains)
-        rows.setdefault(variant.name, []).append(found)
+    rows = Kept(kept, sha256_file(WEIGHTS))
+    asked = [one(name, seed) for seed in numbers for name in names]
+    for seed in numbers:
+        config = one(FULL, seed).config
+        if rows.get(BEFORE, config) is None:
+            rows.add(BEFORE, config, before(config, catalog, domains))
+    for variant in trained([v for v in asked if rows.get(v.name, v.config) is None], catalog.path):
+        found = judged_run(variant, catalog, domains)
+        rows.add(variant.name, variant.config, found)
         console.print(f"{variant.name}, seed {variant.config.train.seed}: {100 * found['map@all']:.2f}")
-    before = [
-        vars(probed(embed_domains(build_encoder(one(names[0], seed).config), catalog, domains)))
-        for seed in numbers
-    ]
-    keys |= {f"probe.{what}_before": statistics.fmean(row[what] for row in before) for what in before[0]}
-    print_rows(console, rows, before)
-    for name, key in ((FULL, "dude"), (ALONE, "alignment")):
-        if name in rows:
-            keys[f"drawings.{key}.map@all"] = statistics.fmean(row["map@all"] for row in rows[name])
-    for what in ("domain", "object"):
-        if FULL in rows:
-            keys[f"probe.{what}_after"] = statistics.fmean(row[what] for row in rows[FULL])
-    for name, some in rows.items():
-        keys[f"variant.{name}.map@all"] = statistics.fmean(row["map@all"] for row in some)
+
+    table: dict[str, list[dict[str, float]]] = {
+        BEFORE: [rows[BEFORE, one(FULL, seed).config] for seed in numbers]
+    }
+    for variant in asked:
+        table.setdefault(variant.name, []).append(rows[variant.name, variant.config])
+    unit = price.of(one(ALONE, 0).config, 32)
+    costs = {name: price.of(one(name, 0).config, 32) / unit for name in names}
+    print_rows(console, table, costs)
+    keys |= {
+        f"{name}.{what}": statistics.fmean(row[what] for row in found)
+        for name, found in table.items()
+        for what in found[0]
+    }
+    keys |= {f"{name}.cost": cost for name, cost in costs.items()}
+    for key, name, what in KEYS:
+        if name in table:
+            keys[key] = keys[f"{name}.{what}"]
     if picture is not None:
-        draw({name: rows[name] for name in (ALONE, FULL, *CHEAPER) if name in rows}, picture)
+        draw({name: table[name] for name in (ALONE, FULL, *CHEAPER) if name in table}, costs, picture)
     if json_file is not None:
         write_json(json_file, keys)
 
 
-def print_rows(
-    console: Console, rows: dict[str, list[dict[str, float]]], before: list[dict[str, float]]
-) -> None:
+def drawn(work: Path, per_class: int) -> Catalog:
+    """The drawings' catalog."""
+    if not (work / "catalog" / "manifest.json").exists():
+        call("draw", "--out", work / "drawings", "--per-class", per_class, "--size", 64)
+        call("ingest", work / "drawings", "--out", work / "catalog")
+    return Catalog.open(work / "catalog")
+
+
+def print_rows(console: Console, rows: dict[str, list[dict[str, float]]], costs: dict[str, float]) -> None:
     """The table of variants."""
-    table = Table("", "map@all %", "precision@1 %", "domain by a probe %", "object by a probe %", "minutes")
-    table.add_row(
-        "before training", "", "", *(percent([row[what] for row in before]) for what in ("domain", "object"))
-    )
+    table = Table("", *COLUMNS.values(), "cost")
     for name, found in rows.items():
-        cells = [
-            percent([row[key] for row in found]) for key in ("map@all", "precision@1", "domain", "object")
-        ]
-        table.add_row(name, *cells, f"{statistics.fmean(row['seconds'] for row in found) / 60:.1f}")
+        cells = [percent([row[key] for row in found]) if key in found[0] else "" for key in COLUMNS]
+        table.add_row(name, *cells, f"{costs[name]:.2f}" if name in costs else "")
     console.print(table)
 
 

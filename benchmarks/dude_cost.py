@@ -156,8 +156,8 @@ def parts(method: Dude, batch: Batch) -> Iterator[tuple[str, float]]:
     yield "unet backward", timed(lambda: losses[0].backward(), device)
 
 
-def ratio(method: Dude, batch: Batch, images: int, rounds: int) -> float:
-    """Seconds of a step of the last stage with L_OD, over those of the same step without it.
+def last_stage(method: Dude, batch: Batch, images: int, rounds: int) -> tuple[float, float]:
+    """Seconds of a step of the last stage without L_OD, and with it: in turn, medians.
 
     Args:
         images: in the bank of each domain.
@@ -178,7 +178,7 @@ def ratio(method: Dude, batch: Batch, images: int, rounds: int) -> float:
                 method.step(batch, stage, memory).total.backward()
 
             found[name].append(timed(step, batch.query.device))
-    return statistics.median(found["full"]) / statistics.median(found["bare"])
+    return statistics.median(found["bare"]), statistics.median(found["full"])
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

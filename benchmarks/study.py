@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ucdr_ray.config import RunConfig, config_fingerprint, load_config
+from ucdr_ray.files import fingerprint, read_json, write_json
 
 ALONE: dict[str, object] = {"train.workers": 0, "train.threads": 1, "tracking.enabled": False}
 
@@ -59,3 +61,32 @@ def percent(values: Sequence[float]) -> str:
     values = [100 * value for value in values]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{spread}"
+
+
+class Kept:
+    """Figures of finished runs, by name and config; they go to a file, if one is given.
+
+    Args:
+        made_with: what else decides the figures, such as a generator's checksum: others' figures are not found.
+    """
+
+    def __init__(self, file: Path | None, made_with: str) -> None:
+        self.file, self.made_with = file, made_with
+        self.rows: dict[str, dict[str, Any]] = {}
+        if file is not None and file.exists():
+            self.rows = read_json(file, "figures of finished runs")
+
+    def _key(self, name: str, config: RunConfig) -> str:
+        return fingerprint([name, config_fingerprint(config), self.made_with])[:16]
+
+    def get(self, name: str, config: RunConfig) -> dict[str, float] | None:
+        found = self.rows.get(self._key(name, config))
+        return None if found is None else found["figures"]
+
+    def __getitem__(self, what: tuple[str, RunConfig]) -> dict[str, float]:
+        return self.rows[self._key(*what)]["figures"]
+
+    def add(self, name: str, config: RunConfig, figures: dict[str, float]) -> None:
+        self.rows[self._key(name, config)] = {"name": name, "seed": config.train.seed, "figures": figures}
+        if self.file is not None:
+            write_json(self.file, self.rows)

@@ -2,6 +2,10 @@
 
 The style is said by the domain's word, the content by an encoder that stays as it is: [z] = g(f(x)), g and the
 generator learning together. Training DUDE afterwards begins with this g.
+
+What an encoder sees has the style in it, and a generator that reads the style there need not heed the word. So features
+come without their domain's mean, and mostly of views whose colours were changed: the style that is to be drawn is then
+told by the word alone.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ucdr_ray.augment import augment
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.decoded import decode, spans
 from ucdr_ray.errors import UserError
@@ -23,9 +28,14 @@ from ucdr_ray.models.generator_trainer import GeneratorTrainer
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.models.small_generator import SIDE, save_generator, small_generator
 from ucdr_ray.progress import progress
+from ucdr_ray.settings import AugmentConfig
 
 _SAVED = 200  # steps between saved states
 _PIECE = 256  # images embedded at a time
+_CHANGED = 3  # views with changed colours, beside the image as it is
+_COLOURS = AugmentConfig.model_validate(
+    {"crop_min": 0.8, "flip_p": 0, "hue": 0.5, "grey_p": 0.4, "invert_p": 0.3, "edge_p": 0.3}
+)
 
 
 @dataclass(frozen=True)
@@ -41,30 +51,44 @@ class Settings:
 
 @dataclass(frozen=True)
 class Material:
-    """All images: `pixels` (N, 3, 32, 32) uint8, `feature` (N, 2, F) of each as it is and flipped, `domain` (N,)."""
+    """All images: `pixels` (N, 3, 32, 32) uint8, `domain` (N,), `feature` (N, 2, V, F), `centre` (F,).
+
+    Features are of an image as it is and flipped, each seen as it is and with changed colours, without their domain's
+    mean; the mean of these means is `centre`.
+    """
 
     pixels: Tensor
     feature: Tensor
     domain: Tensor
+    centre: Tensor
 
 
 @torch.no_grad()
-def material(catalog: Catalog, names: list[str], encoder: Encoder) -> Material:
-    """Decode and embed, once. It takes 3 kB an image and 4 bytes for each of its 2 F features."""
+def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) -> Material:
+    """Decode and embed, once. It takes 3 kB an image and 4 bytes for each of its 8 F features."""
     device = next(encoder.parameters()).device
-    pixels, features, domains = [], [], []
+    pixels, features, domains, seen = [], [], [], 0
     with progress("embed", "images", sum(catalog.domain(name).images for name in names)) as meter:
         for number, name in enumerate(names):
             for span in spans(catalog, name, _PIECE):
                 large = (
                     torch.from_numpy(decode([span], encoder.size, encoder.resize)).to(device).float() / 255
                 )
-                both = [encoder.feature(view).float().cpu() for view in (large, large.flip(-1))]
+                rows = torch.arange(len(large))
+                both = []
+                for side in (large, large.flip(-1)):
+                    views = [side]
+                    for _ in range(_CHANGED):
+                        seen += 1
+                        views.append(augment(side, encoder.size, _COLOURS, len(side), rows, seed + seen))
+                    both.append(torch.stack([encoder.feature(view).float().cpu() for view in views], dim=1))
                 features.append(torch.stack(both, dim=1))
                 pixels.append(torch.from_numpy(decode([span], SIDE, encoder.resize)))
                 domains.append(torch.full((len(span),), number))
                 meter.advance(len(span))
-    return Material(torch.cat(pixels), torch.cat(features), torch.cat(domains))
+    feature, domain = torch.cat(features), torch.cat(domains)
+    means = torch.stack([feature[domain == number].mean(dim=(0, 1, 2)) for number in range(len(names))])
+    return Material(torch.cat(pixels), feature - means[domain, None, None], domain, means.mean(0))
 
 
 def train_generator(
@@ -93,7 +117,8 @@ def train_generator(
         saved = _read(state, made_for)
         trainer.load(saved)
         draw.set_state(saved["draw"])
-    shown = material(catalog, names, encoder.eval())
+    shown = material(catalog, names, encoder.eval(), settings.seed)
+    content.centre.copy_(shown.centre)
     starts = np.searchsorted(shown.domain.numpy(), np.arange(len(names) + 1))
     losses: list[float] = []
     with progress("train", "steps", settings.steps - trainer.taken) as meter:
@@ -102,7 +127,8 @@ def train_generator(
             flipped = torch.rand(settings.batch, generator=draw) < 0.5
             pixels = shown.pixels[rows]
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-            told = content(shown.feature[rows, flipped.long()].to(device))
+            view = torch.randint(shown.feature.shape[2], (settings.batch,), generator=draw)
+            told = content((shown.feature[rows, flipped.long(), view] + shown.centre).to(device))
             ids, place, embedding = prompts.filled(domain, told)
             losses.append(trainer.step(made.codec.encode(pixels.to(device))[0], ids, place, embedding, draw))
             meter.advance(1)

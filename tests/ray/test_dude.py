@@ -71,8 +71,9 @@ def test_two_workers_give_what_one_process_gives(world, tmp_path, train, capfd):
         ucdr(["disentangle", str(tmp_path / "run"), "--images", "2", "--out", str(page), "--json", "-"]) == 0
     )
     probes = json.loads(capfd.readouterr().out)
-    assert 0 <= probes["after"]["domain"] <= 1
-    assert probes["after"]["object"] is None  # without labels
+    for of in ("embedding", "content"):
+        assert 0 <= probes[of]["after"]["domain"] <= 1
+        assert probes[of]["after"]["object"] is None  # without labels
     assert decode(page.read_bytes()).size > (300, 400)
     assert ucdr(["report", str(tmp_path / "run")]) == 0
     assert "What [z] says" in (tmp_path / "run" / "report.html").read_text()

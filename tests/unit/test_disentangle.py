@@ -4,6 +4,8 @@ import torch
 from tests.generators import generator
 from ucdr_ray.evaluation.disentangle import probed, rendered
 from ucdr_ray.evaluation.protocols import DomainVectors
+from ucdr_ray.models.content import ContentWord, content_encoder
+from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
 
 
@@ -19,6 +21,17 @@ def test_a_picture_depends_on_its_content_its_style_and_the_seed_alone() -> None
     for one, other in ((drawn[0, 0], drawn[1, 0]), (drawn[0, 0], drawn[0, 1])):
         assert not np.array_equal(one, other)
     assert not np.array_equal(drawn, rendered(made, prompts, content, None, steps=3, seed=1))
+
+
+def test_an_encoder_of_content_gives_the_directions_of_z() -> None:
+    encoder = Encoder.from_backbone("random:resnet-mini", 32)
+    content = ContentWord(encoder.backbone.dim, 12, 3.0)
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = content_encoder(encoder, content).encode(images)
+    with torch.no_grad():
+        word = content(encoder.eval().feature(images.float() / 255))
+    torch.testing.assert_close(found, word / 3)
+    assert encoder.dim == encoder.backbone.dim  # itself it stays as it was
 
 
 def test_probes_find_what_the_embedding_holds() -> None:

@@ -120,12 +120,17 @@ def test_without_labels_the_page_shows_what_needs_none(bare):
 def test_a_page_of_a_run_with_a_generator_shows_what_z_says(page):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 0, 0)).save(buffer, "PNG")
-    found = Disentangled(buffer.getvalue(), Probed(0.912, 0.304), Probed(0.455, 0.618))
+    found = Disentangled(
+        buffer.getvalue(),
+        (Probed(0.912, 0.304), Probed(0.455, 0.618)),
+        (Probed(0.803, 0.251), Probed(0.377, 0.529)),
+    )
     both = [domains(shift=4), domains(shift=0)]
     with_it = build_report(ABOUT, EPOCHS, *both, pictures, disentangled=found)
     assert base64.b64encode(buffer.getvalue()).decode() in with_it and 'href="#disentangled"' in with_it
     text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", with_it)))
-    assert "domain 91.2 45.5 lower" in text and "object 30.4 61.8 higher" in text
+    assert "domain, embedding 91.2 45.5 lower" in text and "object, embedding 30.4 61.8 higher" in text
+    assert "domain, [z] 80.3 37.7 lower" in text and "object, [z] 25.1 52.9 higher" in text
     assert "What [z] says" not in page
     bare = [{name: replace(d, labels=[None] * 24) for name, d in made.items()} for made in both]
     text = re.sub(r"<[^>]+>", " ", build_report(ABOUT, EPOCHS, *bare, pictures, disentangled=found))

@@ -144,10 +144,15 @@ def test_probes_and_their_page_go_to_a_finished_run(uri: str, tmp_path: Path) ->
         tracker.log_metrics({"loss": 1.0}, step=1)
     (tmp_path / "page.png").write_bytes(b"png")
     before, after = {"domain": 0.9, "object": None}, {"domain": 0.5, "object": None}
-    log_disentanglement(before, after, tmp_path / "page.png", tracker.run_id, uri, tmp_path)
+    figures = {"embedding": {"before": before, "after": after}}
+    log_disentanglement(figures, tmp_path / "page.png", tracker.run_id, uri, tmp_path)
     run = stored(uri, tracker.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == {"loss": 1.0, "probe/domain_before": 0.9, "probe/domain_after": 0.5}
+    assert run.data.metrics == {
+        "loss": 1.0,
+        "probe/embedding/domain_before": 0.9,
+        "probe/embedding/domain_after": 0.5,
+    }
     assert (Path(run.info.artifact_uri.removeprefix("file://")) / "page.png").read_bytes() == b"png"
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from ucdr_ray.errors import UserError
 
 if TYPE_CHECKING:
     from ucdr_ray.catalog import Catalog
+    from ucdr_ray.evaluation.disentangle import Disentangled
     from ucdr_ray.run import Run
 
 
@@ -34,12 +35,12 @@ def disentangle(
         bool, typer.Option("--mlflow", help="Add probes and page to the run in MLflow.")
     ] = False,
 ) -> None:
-    """Draw what the encoder says of images under every style, and probe what can be read off its embedding.
+    """Draw what the encoder says of images under every style, and probe what can be read off its vectors.
 
     On the page stands an image, and then what the generator draws when told "a STYLE of a [z]", [z] being what the
     encoder made of the image: if it says the object and not the style, each column has its style and each row its
     object. The probes are linear: how well they find the domain (lower is better) and the object, where images have
-    labels (higher is better), in the embedding before and after training.
+    labels (higher is better), in the embedding and in [z], before and after training.
 
     Example: ucdr disentangle runs/drawings --out page.png
     """
@@ -49,8 +50,6 @@ def disentangle(
     if json_file is not None and json_file != "-":
         check_target("--json", Path(json_file))
     from ucdr_ray.catalog import Catalog
-    from ucdr_ray.evaluation.content_page import content_page
-    from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
     tracked = tracked_run(run) if mlflow else None
@@ -59,37 +58,46 @@ def disentangle(
     if not opened.content.is_dir():
         raise UserError(f"{run} has no [z]: it is no finished run with method.name=dude")
     found = Catalog.open(catalog or Path(values["catalog"]))
-    page = content_page(Encoder.load(opened.encoder), opened.content, found, images, guidance, seed)
-    before, after = _probes(opened, found, seed)
-    atomic_write(out, page)
-    result = {"run": str(run), "page": str(out), "before": before, "after": after}
+    seen = _seen(opened, found, images, guidance, seed)
+    atomic_write(out, seen.page)
+    figures = seen.figures()
     if tracked is not None:
-        log_disentanglement(before, after, out, *tracked, run)
+        log_disentanglement(figures, out, *tracked, run)
+    result = {"run": str(run), "page": str(out), **figures}
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     if json_file is not None:
         write_json(Path(json_file), result)
     for what, better in (("domain", "lower"), ("object", "higher")):
-        if before[what] is not None:
-            typer.echo(
-                f"{what} by a linear probe: {before[what]:.1%} before, {after[what]:.1%} after ({better} is better)"
-            )
+        for of, name in (("embedding", "the embedding"), ("content", "[z]")):
+            before, after = (figures[of][when][what] for when in ("before", "after"))
+            if before is not None and after is not None:
+                typer.echo(
+                    f"{what} by a linear probe of {name}: {before:.1%} before, {after:.1%} after ({better} is better)"
+                )
     typer.echo(f"page: {out}")
 
 
-def _probes(run: "Run", catalog: "Catalog", seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _seen(run: "Run", catalog: "Catalog", images: int, guidance: float, seed: int) -> "Disentangled":
     from ucdr_ray.config import load_config
     from ucdr_ray.engine import build_encoder
-    from ucdr_ray.evaluation.disentangle import probed
+    from ucdr_ray.evaluation.content_page import content_page
+    from ucdr_ray.evaluation.content_probes import content_probes
+    from ucdr_ray.evaluation.disentangle import Disentangled, Probed, probed
     from ucdr_ray.evaluation.features import chosen_domains, embed_domains
     from ucdr_ray.models.device import fastest_device
     from ucdr_ray.models.encoder import Encoder
 
     config = load_config(run.path / "config.yaml")
     names = chosen_domains(catalog, config.data.domains)
-    both = build_encoder(config), Encoder.load(run.encoder)
-    before, after = (
-        vars(probed(embed_domains(encoder.to(fastest_device()), catalog, names), seed)) for encoder in both
+    encoder = Encoder.load(run.encoder).to(fastest_device())
+
+    def of(made: Encoder) -> Probed:
+        return probed(embed_domains(made.to(fastest_device()), catalog, names), seed)
+
+    return Disentangled(
+        content_page(encoder, run.content, catalog, images, guidance, seed),
+        (of(build_encoder(config)), of(encoder)),
+        content_probes(run, config, encoder, catalog, names, seed),
     )
-    return before, after

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ucdr_ray.catalog import Catalog
+    from ucdr_ray.config import RunConfig
     from ucdr_ray.embeddings import Embeddings
     from ucdr_ray.evaluation.disentangle import Disentangled
     from ucdr_ray.evaluation.protocols import DomainVectors
@@ -73,7 +74,7 @@ def report(
     backbone = build_backbone(config.model.backbone, config.train.seed)
     zero = Encoder(backbone, config.data.size, config.data.resize)
     before = embed_domains(zero.to(fastest_device()), images, names)
-    disentangled = _disentangled(opened, encoder, images, before, after, seed)
+    disentangled = _disentangled(opened, config, encoder, images, before, after, seed)
     page = build_report(
         _about(opened, images, names, encoder.name),
         opened.metrics(),
@@ -90,6 +91,7 @@ def report(
 
 def _disentangled(
     run: "Run",
+    config: "RunConfig",
     encoder: "Encoder",
     catalog: "Catalog",
     before: "Mapping[str, DomainVectors]",
@@ -98,12 +100,17 @@ def _disentangled(
 ) -> "Disentangled | None":
     """Of runs with a generator."""
     from ucdr_ray.evaluation.content_page import content_page
+    from ucdr_ray.evaluation.content_probes import content_probes
     from ucdr_ray.evaluation.disentangle import Disentangled, probed
 
     if not run.content.is_dir():
         return None
     page = content_page(encoder, run.content, catalog, seed=seed)
-    return Disentangled(page, probed(before, seed), probed(after, seed))
+    return Disentangled(
+        page,
+        (probed(before, seed), probed(after, seed)),
+        content_probes(run, config, encoder, catalog, list(after), seed),
+    )
 
 
 def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> None:

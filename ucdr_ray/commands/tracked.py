@@ -33,17 +33,21 @@ def log_evaluation(result: Mapping[str, Any], run_id: str | None, uri: str, fold
 
 
 def log_disentanglement(
-    before: Mapping[str, float | None],
-    after: Mapping[str, float | None],
+    figures: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     page: Path,
     run_id: str | None,
     uri: str,
     folder: Path,
 ) -> None:
-    """Add linear probes (``probe/domain_before`` …) and the page to a run. A finished run stays finished."""
+    """Add linear probes (``probe/embedding/domain_before`` …) and the page to a run. A finished run stays finished.
+
+    Args:
+        figures: as of `Disentangled.figures`.
+    """
     metrics = {
-        f"probe/{what}_{when}": value
-        for when, values in (("before", before), ("after", after))
+        f"probe/{of}/{what}_{when}": value
+        for of, times in figures.items()
+        for when, values in times.items()
         for what, value in values.items()
     }
     with Tracker.start(uri, "disentangle", folder, run_id=run_id) as tracker:

@@ -34,11 +34,18 @@ def probed(vectors: Mapping[str, DomainVectors], seed: int = 0) -> Probed:
 
 @dataclass(frozen=True)
 class Disentangled:
-    """What a report shows of a run with a generator: the page (PNG), probes before training and after."""
+    """What is shown of a run with a generator: the page (PNG); probes before training and after."""
 
     page: bytes
-    before: Probed
-    after: Probed
+    embedding: tuple[Probed, Probed]
+    content: tuple[Probed, Probed]  # of [z]
+
+    def figures(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """For programs: {"embedding": {"before": {"domain", "object"}, "after": …}, "content": …}."""
+        return {
+            what: {"before": vars(before), "after": vars(after)}
+            for what, (before, after) in (("embedding", self.embedding), ("content", self.content))
+        }
 
 
 @torch.no_grad()

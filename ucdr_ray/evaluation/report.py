@@ -106,17 +106,15 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _disentangled(found: Disentangled, labelled: bool) -> dict[str, Any]:
-    return {
-        "page": _uri(found.page, "png"),
-        "probes": [
-            {"what": what, "better": better, "before": tables.percent(before), "after": tables.percent(after)}
-            for what, better, before, after in (
-                ("domain", "lower", found.before.domain, found.after.domain),
-                ("object", "higher", found.before.object, found.after.object),
-            )
-            if before is not None and (labelled or what == "domain")
-        ],
-    }
+    rows = []
+    for what, better in (("domain", "lower"), ("object", "higher")):
+        for of, probes in (("embedding", found.embedding), ("[z]", found.content)):
+            before, after = (getattr(probe, what) for probe in probes)
+            if None in (before, after) or (what == "object" and not labelled):
+                continue
+            told = {"before": tables.percent(before), "after": tables.percent(after)}
+            rows.append({"what": f"{what}, {of}", "better": better} | told)
+    return {"page": _uri(found.page, "png"), "probes": rows}
 
 
 def _maps(

@@ -22,7 +22,9 @@ CONTENT = "content"  # folder of g, in that of a generator which it was trained 
 class ContentWord(nn.Module):
     """g: the backbone's feature to a word's embedding.
 
-    An MLP whose output is made a unit vector, times a number that is learnt and starts at a word's usual length.
+    An MLP whose output is made a unit vector, times a number that is learnt and starts at a word's usual length. It
+    reads features minus `centre` (F,): zero, or the mean over all domains, where g was trained on features without
+    their domains' means.
 
     Args:
         feature: dimension F of the feature.
@@ -30,15 +32,18 @@ class ContentWord(nn.Module):
         length: mean length of the words' embeddings.
     """
 
+    centre: Tensor
+
     def __init__(self, feature: int, width: int, length: float) -> None:
         super().__init__()
         self.feature, self.width = feature, width
         self.mlp = nn.Sequential(nn.Linear(feature, feature), nn.ReLU(), nn.Linear(feature, width))
         self.length = nn.Parameter(torch.tensor(length))
+        self.register_buffer("centre", torch.zeros(feature))
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, F) -> (B, W) float32."""
-        return self.length * F.normalize(self.mlp(feature).float(), dim=1)
+        return self.length * F.normalize(self.mlp(feature - self.centre).float(), dim=1)
 
 
 class StyleWords(nn.Module):
@@ -78,6 +83,14 @@ class Describing(nn.Module):
             self.content(feature) if describe else None,
             style,
         )
+
+
+def content_encoder(encoder: Encoder, content: ContentWord) -> Encoder:
+    """An encoder whose vectors are the directions of the images' [z]; it shares the weights of both."""
+    shape = (content.feature, content.width)
+    made = Encoder(encoder.backbone, encoder.size, encoder.resize, shape, "head", f"[z] of {encoder.name}")
+    made.head = content
+    return made
 
 
 def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> StyleWords | None:

@@ -46,7 +46,9 @@ class GeneratorTrainer:
             draw: of times, noise, and which pictures are shown without words.
         """
         rows, device = len(latent), latent.device
-        t = torch.randint(self.generator.timesteps, (rows,), generator=draw).to(device)
+        # Noisy times more often, by a square root: there it is decided which object a picture will show.
+        last = self.generator.timesteps - 1
+        t = (torch.rand(rows, generator=draw).sqrt() * (last + 1)).long().clamp(max=last).to(device)
         noise = torch.randn(latent.shape, generator=draw).to(device)
         silent = (torch.rand(rows, generator=draw) < UNCONDITIONAL).to(device)
         told = ~silent[place[:, 0]]
