@@ -107,14 +107,15 @@ def measure(
     vectors: dict[str, DomainVectors] = embed_domains(backbone, catalog, names)
     result: dict[str, Any] = {
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        "method": config.method.name,
         "zero": evaluate_pairs(vectors),
         "centred": evaluate_pairs(vectors, centred=True),
         "runs": [],
     }
     ends, end = {}, 0
-    for stage in ("instance", "in_domain", "cross_domain"):
-        end += getattr(config.method.stages, stage)
-        if getattr(config.method.stages, stage):
+    for stage, epochs in config.method.stages:
+        end += epochs
+        if epochs:
             ends[end] = stage
     for seed in seeds:
         run = work / f"run-{seed}"
@@ -136,7 +137,7 @@ def measure(
             "minutes": sum(line["seconds"] for line in lines) / 60,
             "stages": {ends[int(row["epoch"])]: row for row in track if int(row["epoch"]) in ends},
             "purity": [{key: row[key] for key in ("epoch", "purity", "share") if key in row} for row in track],
-            "alignment": final,
+            "trained": final,
         })  # fmt: skip
         write_json(work / "result.json", result)
     return result
@@ -161,8 +162,8 @@ def show(title: str, result: dict[str, Any], json_file: Path | None) -> None:
     for stage in runs[0]["stages"]:
         row(f"after stage {stage}", [run["stages"][stage] for run in runs])
     row(
-        f"alignment, {len(runs)} seeds",
-        [run["alignment"]["mean"] for run in runs],
+        f"{result['method']}, {len(runs)} seeds",
+        [run["trained"]["mean"] for run in runs],
         f"{statistics.fmean(run['minutes'] for run in runs):.1f}",
     )
     console.print(table)
@@ -183,15 +184,16 @@ def show(title: str, result: dict[str, Any], json_file: Path | None) -> None:
 
 def flat(result: dict[str, Any]) -> dict[str, float]:
     """Flat keys -> fractions, as programs read them."""
-    final = [run["alignment"]["mean"]["map@all"] for run in result["runs"]]
+    method = result["method"]
+    final = [run["trained"]["mean"]["map@all"] for run in result["runs"]]
     keys = {
         f"{name}.{metric}": result[name]["mean"][metric] for name in ("zero", "centred") for metric in SHOWN
     }
     for metric in SHOWN:
-        keys[f"alignment.{metric}"] = statistics.fmean(
-            run["alignment"]["mean"][metric] for run in result["runs"]
+        keys[f"{method}.{metric}"] = statistics.fmean(
+            run["trained"]["mean"][metric] for run in result["runs"]
         )
-    keys["alignment.map@all.sd"] = statistics.stdev(final) if len(final) > 1 else 0.0
+    keys[f"{method}.map@all.sd"] = statistics.stdev(final) if len(final) > 1 else 0.0
     for stage in result["runs"][0]["stages"]:
         keys[f"stage.{stage}.map@all"] = statistics.fmean(
             run["stages"][stage]["map@all"] for run in result["runs"]

@@ -10,7 +10,9 @@ from tests.tiny import make_catalog
 from ucdr_ray import own_generator
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
+from ucdr_ray.decoded import decode, spans
 from ucdr_ray.models.content import ContentWord
+from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.models.generator_trainer import GeneratorTrainer
 from ucdr_ray.models.prompts import Prompts
@@ -67,9 +69,31 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, train, mon
     made = load_generator(str(tmp_path / "parts"))
     assert made.styles == {"ink drawing": "ink drawing", "photo": "colour photo"}
     assert isinstance(made.start, ContentWord) and made.start.feature == 256
+    assert float(made.start.centre.abs().sum()) > 0
     assert not any(parameter.requires_grad for parameter in made.parameters())
     size = sum(file.stat().st_size for file in (tmp_path / "parts").rglob("*") if file.is_file())
     assert size < 8e6
+
+
+def test_features_tell_nothing_of_their_domains_mean(catalog) -> None:
+    encoder = Encoder.from_backbone("random:resnet-mini", 32).eval()
+    names = [domain.name for domain in catalog.domains]
+    found = own_generator.material(catalog, names, encoder, 0)
+    assert found.pixels.shape == (29, 3, 32, 32) and found.feature.shape == (29, 2, 4, 256)
+    means = []
+    for number, name in enumerate(names):
+        rows = found.domain == number
+        torch.testing.assert_close(
+            found.feature[rows].mean(dim=(0, 1, 2)), torch.zeros(256), atol=1e-5, rtol=0
+        )
+        images = torch.from_numpy(decode(spans(catalog, name), 32, encoder.resize)).float() / 255
+        with torch.no_grad():
+            plain = encoder.feature(images)
+        mean = (plain - found.feature[rows, 0, 0]).mean(0)
+        torch.testing.assert_close(plain - mean, found.feature[rows, 0, 0], atol=1e-4, rtol=1e-3)
+        means.append(mean)
+    torch.testing.assert_close(found.centre, torch.stack(means).mean(0), atol=1e-4, rtol=1e-3)
+    assert not torch.equal(found.feature[:, :, 0], found.feature[:, :, 1])  # colours were changed
 
 
 @pytest.mark.parametrize(
