@@ -64,7 +64,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 class Kept:
-    """Figures of finished runs, by name and config; they go to a file, if one is given.
+    """Figures of finished runs, by config; they go to a file, if one is given.
 
     Args:
         made_with: what else decides the figures, such as a generator's checksum: others' figures are not found.
@@ -76,17 +76,17 @@ class Kept:
         if file is not None and file.exists():
             self.rows = read_json(file, "figures of finished runs")
 
-    def _key(self, name: str, config: RunConfig) -> str:
-        return fingerprint([name, config_fingerprint(config), self.made_with])[:16]
+    def _key(self, config: RunConfig, what: str) -> str:
+        return fingerprint([what, config_fingerprint(config), self.made_with])[:16]
 
-    def get(self, name: str, config: RunConfig) -> dict[str, float] | None:
-        found = self.rows.get(self._key(name, config))
+    def get(self, config: RunConfig, what: str = "run") -> dict[str, float] | None:
+        """Of a run with this config, or of something else that belongs to it."""
+        found = self.rows.get(self._key(config, what))
         return None if found is None else found["figures"]
 
-    def __getitem__(self, what: tuple[str, RunConfig]) -> dict[str, float]:
-        return self.rows[self._key(*what)]["figures"]
-
-    def add(self, name: str, config: RunConfig, figures: dict[str, float]) -> None:
-        self.rows[self._key(name, config)] = {"name": name, "seed": config.train.seed, "figures": figures}
+    def add(self, name: str, config: RunConfig, figures: dict[str, float], what: str = "run") -> None:
+        """Keep it; `name` is for readers of the file."""
+        row = {"name": name, "seed": config.train.seed, "figures": figures}
+        self.rows[self._key(config, what)] = row
         if self.file is not None:
             write_json(self.file, self.rows)
