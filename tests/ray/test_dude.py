@@ -44,6 +44,7 @@ def train(world, capfd):
     return call
 
 
+@pytest.mark.timeout(600)  # two minutes alone; beside other work much more
 def test_two_workers_give_what_one_process_gives(world, tmp_path, train, capfd):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
