@@ -92,9 +92,10 @@ def save_generator(generator: Generator, folder: Path, styles: dict[str, str] | 
         generator.scheduler.save_pretrained(staging / "scheduler")
         parts = {"unet": generator.unet, "text_encoder": generator.text_encoder}
         for name, model in parts.items():
-            copy.deepcopy(model).half().to(memory_format=torch.contiguous_format).save_pretrained(
-                staging / name
-            )
+            half = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
+            if name == "unet":
+                half.register_to_config(_name_or_path="")  # where it was loaded from says nothing elsewhere
+            half.save_pretrained(staging / name)
         index = {
             "_class_name": "StableDiffusionPipeline",
             "_diffusers_version": diffusers.__version__,
