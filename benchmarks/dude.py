@@ -24,25 +24,23 @@ from rich.table import Table
 from staged import call, judge
 from study import Kept, Variant, percent, trained
 
-import ucdr_ray.drawings
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.drawings import ALIGNMENT, DUDE
 from ucdr_ray.drawings.train_generator import SYNONYMS
 from ucdr_ray.engine import build_encoder
-from ucdr_ray.evaluation.disentangle import probed
-from ucdr_ray.evaluation.features import embed_domains
+from ucdr_ray.evaluation.content_probes import probed_on
 from ucdr_ray.files import sha256_file, write_json
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.dude import start_content
 from ucdr_ray.models.content import content_encoder, load_content
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.models.generator_files import PACKAGED, load_generator
+from ucdr_ray.models.generator_files import DRAWINGS, PACKAGED, load_generator
 
 FULL, ALONE = "DUDE", "staged alignment alone"
 BEFORE = "before training"
 EVERY: dict[str, object] = {"od_every": 4}  # the recipe has 16, to be done in the minutes of a demo
-WEIGHTS = Path(ucdr_ray.drawings.__file__).parent / "generator/unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = Path(DRAWINGS) / "unet" / "diffusion_pytorch_model.safetensors"
 
 KEYS = (
     ("drawings.dude.map@all", FULL, "map@all"),
@@ -121,9 +119,7 @@ def before(config: RunConfig, catalog: Catalog, names: list[str]) -> dict[str, f
 
 def read_off(encoder: Encoder, of: str, catalog: Catalog, names: list[str]) -> dict[str, float]:
     """Linear probes of an encoder's vectors: "{of}domain" and "{of}object"."""
-    return {
-        f"{of}{what}": share for what, share in vars(probed(embed_domains(encoder, catalog, names))).items()
-    }
+    return {f"{of}{what}": share for what, share in vars(probed_on(encoder, catalog, names)).items()}
 
 
 def draw(rows: dict[str, list[dict[str, float]]], costs: dict[str, float], file: Path) -> None:

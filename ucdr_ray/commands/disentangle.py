@@ -83,21 +83,16 @@ def _seen(run: "Run", catalog: "Catalog", images: int, guidance: float, seed: in
     from ucdr_ray.config import load_config
     from ucdr_ray.engine import build_encoder
     from ucdr_ray.evaluation.content_page import content_page
-    from ucdr_ray.evaluation.content_probes import content_probes
-    from ucdr_ray.evaluation.disentangle import Disentangled, Probed, probed
-    from ucdr_ray.evaluation.features import chosen_domains, embed_domains
-    from ucdr_ray.models.device import fastest_device
+    from ucdr_ray.evaluation.content_probes import content_probes, probed_on
+    from ucdr_ray.evaluation.disentangle import Disentangled
+    from ucdr_ray.evaluation.features import chosen_domains
     from ucdr_ray.models.encoder import Encoder
 
     config = load_config(run.path / "config.yaml")
     names = chosen_domains(catalog, config.data.domains)
-    encoder = Encoder.load(run.encoder).to(fastest_device())
-
-    def of(made: Encoder) -> Probed:
-        return probed(embed_domains(made.to(fastest_device()), catalog, names), seed)
-
+    start, encoder = build_encoder(config), Encoder.load(run.encoder)
     return Disentangled(
         content_page(encoder, run.content, catalog, images, guidance, seed),
-        (of(build_encoder(config)), of(encoder)),
+        (probed_on(start, catalog, names, seed), probed_on(encoder, catalog, names, seed)),
         content_probes(run, config, encoder, catalog, names, seed),
     )

@@ -15,6 +15,11 @@ from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.run import Run
 
 
+def probed_on(encoder: Encoder, catalog: Catalog, names: Sequence[str], seed: int = 0) -> Probed:
+    """Linear probes of an encoder's vectors of all images of some domains."""
+    return probed(embed_domains(encoder.to(fastest_device()), catalog, names), seed)
+
+
 def content_probes(
     run: Run, config: RunConfig, encoder: Encoder, catalog: Catalog, names: Sequence[str], seed: int = 0
 ) -> tuple[Probed, Probed]:
@@ -29,8 +34,5 @@ def content_probes(
     content, _, _, source = load_content(run.content)
     start = build_encoder(config)
     first = start_content(load_generator(source), start.backbone.dim, config.train.seed)
-
-    def of(made: Encoder) -> Probed:
-        return probed(embed_domains(made.to(fastest_device()), catalog, names), seed)
-
-    return of(content_encoder(start, first)), of(content_encoder(encoder, content))
+    before, after = content_encoder(start, first), content_encoder(encoder, content)
+    return probed_on(before, catalog, names, seed), probed_on(after, catalog, names, seed)
