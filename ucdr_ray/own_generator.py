@@ -53,8 +53,8 @@ class Settings:
 class Material:
     """All images: `pixels` (N, 3, 32, 32) uint8, `domain` (N,), `feature` (N, 2, V, F), `centre` (F,).
 
-    Features are of an image as it is and flipped, each seen as it is and with changed colours, without their domain's
-    mean; the mean of these means is `centre`.
+    Features are of an image as it is and flipped, each seen as it is and with changed colours, and moved so that every
+    domain has the same mean, `centre`: the mean of the domains' own.
     """
 
     pixels: Tensor
@@ -88,7 +88,9 @@ def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) ->
                 meter.advance(len(span))
     feature, domain = torch.cat(features), torch.cat(domains)
     means = torch.stack([feature[domain == number].mean(dim=(0, 1, 2)) for number in range(len(names))])
-    return Material(torch.cat(pixels), feature - means[domain, None, None], domain, means.mean(0))
+    centre = means.mean(0)
+    feature -= (means - centre)[domain, None, None]
+    return Material(torch.cat(pixels), feature, domain, centre)
 
 
 def train_generator(
@@ -128,7 +130,7 @@ def train_generator(
             pixels = shown.pixels[rows]
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
             view = torch.randint(shown.feature.shape[2], (settings.batch,), generator=draw)
-            told = content((shown.feature[rows, flipped.long(), view] + shown.centre).to(device))
+            told = content(shown.feature[rows, flipped.long(), view].to(device))
             ids, place, embedding = prompts.filled(domain, told)
             losses.append(trainer.step(made.codec.encode(pixels.to(device))[0], ids, place, embedding, draw))
             meter.advance(1)
