@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ucdr_ray.catalog import Catalog
@@ -61,7 +62,7 @@ def decode(spans: Sequence[Span], size: int, resize: Literal["squash", "crop"]) 
     out = np.empty((sum(map(len, spans)), 3, size, size), np.uint8)
     row = 0
     for span in spans:
-        for slot, data in zip(span.slots, _read(span), strict=True):
+        for slot, data in zip(span.slots, read(span, "image").to_pylist(), strict=True):
             try:
                 out[row] = to_array(data, size, resize, max_pixels=None)
             except Reject as reject:
@@ -70,19 +71,18 @@ def decode(spans: Sequence[Span], size: int, resize: Literal["squash", "crop"]) 
     return out
 
 
-def _read(span: Span) -> list[bytes]:
-    """Encoded images; of the file, only the row groups that hold them are read."""
-    images: list[bytes] = []
+def read(span: Span, column: str) -> pa.ChunkedArray:
+    """A column of the span's rows; of the file, only the row groups that hold them are read."""
+    pieces: list[pa.ChunkedArray] = []
     with pq.ParquetFile(span.file) as file:
         first = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             start, stop = max(span.start - first, 0), min(span.stop - first, rows)
             if start < stop:
-                column = file.read_row_group(group, columns=["image"])["image"]
-                images += column.slice(start, stop - start).to_pylist()
+                pieces.append(file.read_row_group(group, columns=[column])[column].slice(start, stop - start))
             first += rows
-    return images
+    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks])
 
 
 class Chunks:

@@ -7,9 +7,12 @@ LATENTS/
   latents/<domain dir>/part-NNNNN.json       receipt of a finished part, by which an interrupted job goes on
 ```
 
-Of V views (the image, and flipped) the mean and the log-variance, each (C, s, s).
+Of V views (the image, and flipped) the mean and the log-variance, each (C, s, s). A part holds the images of one part
+of the catalog, under the same name.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,11 +22,14 @@ import pyarrow.parquet as pq
 from pydantic import PositiveInt
 
 from ucdr_ray.catalog import Catalog
+from ucdr_ray.decoded import Span, read
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, ModelRef, Part
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint, write_json
 from ucdr_ray.parts_writer import write_rows
 from ucdr_ray.records import Record, read_record
+
+_ROW_GROUP = 128  # images read together, as in a catalog
 
 
 class Settings(Record):
@@ -96,9 +102,19 @@ class Latents:
 
     def part(self, part: Part) -> np.ndarray:
         """(n, V, 2, C, s, s) float16 of one part."""
-        column = pq.read_table(self.path / part.file, columns=["latents"])["latents"]
+        return self._shaped(pq.read_table(self.path / part.file, columns=["latents"])["latents"])
+
+    def rows(self, spans: Sequence[Span]) -> np.ndarray:
+        """(n, V, 2, C, s, s) float16 of the images of spans of the catalog; only their row groups are read."""
+        files = [self.path / Path("latents", *Path(span.file).parts[-2:]) for span in spans]
+        return np.concatenate([
+            self._shaped(read(replace(span, file=str(file)), "latents"))
+            for span, file in zip(spans, files, strict=True)
+        ])  # fmt: skip
+
+    def _shaped(self, column: pa.ChunkedArray) -> np.ndarray:
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(part.rows, *self.manifest.shape)
+        return flat.reshape(len(column), *self.manifest.shape)
 
 
 def write_part(
@@ -119,7 +135,7 @@ def write_part(
             pa.array(latents.reshape(-1), pa.float16()), int(np.prod(latents.shape[1:]))
         ),
     }
-    return write_rows(folder, file, first_slot, pa.table(columns), receipt)
+    return write_rows(folder, file, first_slot, pa.table(columns), receipt, group=_ROW_GROUP)
 
 
 def publish(folder: Path, manifest: Manifest) -> Latents:

@@ -42,10 +42,21 @@ def check_out(folder: Path, what: str, ours: set[str]) -> None:
         raise UserError(f"--out {folder}: is there and holds no {what}; choose another folder")
 
 
-def write_rows(folder: Path, file: str, first_slot: int, rows: pa.Table, receipt: dict[str, Any]) -> Part:
-    """Write one part, then its receipt: ``receipt`` (what it was made from) beside the part's own record."""
+def write_rows(
+    folder: Path,
+    file: str,
+    first_slot: int,
+    rows: pa.Table,
+    receipt: dict[str, Any],
+    group: int | None = None,
+) -> Part:
+    """Write one part, then its receipt: ``receipt`` (what it was made from) beside the part's own record.
+
+    Args:
+        group: rows that can be read without the others; None: all that Parquet allows.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, use_dictionary=["domain"], compression="none")
+    pq.write_table(rows, sink, row_group_size=group, use_dictionary=["domain"], compression="none")
     path = folder / file
     atomic_write(path, sink.getvalue())
     part = Part.of(folder, file, rows=len(rows), first_slot=first_slot)

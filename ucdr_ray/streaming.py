@@ -11,7 +11,11 @@ from ucdr_ray.decoded import Span, cut, spans
 from ucdr_ray.feed import Images, shard, shuffled
 
 Window = list[Span]
-Stream = Callable[[list[Window]], Iterator[np.ndarray]]
+Columns = tuple[
+    np.ndarray, ...
+]  # pixels (N, 3, side, side) uint8; if wanted also latents (N, V, 2, C, s, s) float16
+Pick = tuple[np.ndarray, Columns]  # slots (N,), and what was read of them
+Stream = Callable[[list[Window], bool], Iterator[Columns]]
 
 _RUN = 128  # images read together: a row group of the catalog
 _WINDOW = 4 * _RUN  # images shuffled together, and decoded as one piece of work
@@ -27,9 +31,11 @@ class StreamFeed:
 
     Args:
         domains: names, in the order of domain indices.
-        stream: decodes windows, in the order given: one (N, 3, side, side) uint8 array for each.
+        stream: reads windows, in the order given, without or with their latents.
         side: of the images, in pixels.
         batch: images per domain and step, over all workers.
+
+        latents: give them out beside the images of an epoch.
 
     Memory: a window of each domain, and what the stream holds ready.
     """
@@ -44,14 +50,16 @@ class StreamFeed:
         seed: int,
         rank: int = 0,
         workers: int = 1,
+        latents: bool = False,
     ) -> None:
         self._runs = [spans(catalog, name, _RUN) for name in domains]
         self._sizes = [catalog.domain(name).images for name in domains]
-        self._stream, self._side = stream, side
+        self._stream, self._side, self._latents = stream, side, latents
         self.batch, self.rows = batch, batch * len(domains)
         self._seed, self._rank, self._workers = seed, rank, workers
         small = [d for d, size in enumerate(self._sizes) if size <= max(batch, _WINDOW)]
-        self._kept = dict(zip(small, stream([self._runs[d] for d in small]), strict=True)) if small else {}
+        windows = [self._runs[d] for d in small]
+        self._kept = dict(zip(small, stream(windows, latents), strict=True)) if small else {}
 
     def steps(self) -> int:
         return -(-max(self._sizes) // self.batch)
@@ -61,17 +69,17 @@ class StreamFeed:
         rows, domains = mine.stop - mine.start, range(len(self._sizes))
         windows = {d: self._windows(d, epoch, mine) for d in domains if d not in self._kept}
         needs = sorted(_by_need(windows, rows), key=lambda need: need[:2])
-        decoded = self._stream([window for _, _, window in needs])
-        pools = {d: _Pool(windows[d], decoded, [self._seed, d, epoch, self._rank]) for d in windows}
+        read = self._stream([window for _, _, window in needs], self._latents)
+        pools = {d: _Pool(windows[d], read, [self._seed, d, epoch, self._rank]) for d in windows}
         for step in range(self.steps()):
-            picks: list[tuple[np.ndarray, np.ndarray]] = []
+            picks: list[Pick] = []
             for d in domains:
                 if d in pools:
                     picks.append(pools[d].take(rows))
                 else:
                     start = step * self.batch + mine.start
                     slots = shuffled(self._sizes[d], start, start + rows, [self._seed, d, epoch])
-                    picks.append((slots, self._kept[d][slots]))
+                    picks.append((slots, tuple(column[slots] for column in self._kept[d])))
             positions = np.concatenate([np.arange(mine.start, mine.stop) + d * self.batch for d in domains])
             yield _images(picks, list(domains), positions)
 
@@ -92,39 +100,39 @@ class StreamFeed:
         for size, runs in zip(self._sizes, self._runs, strict=True):
             mine = shard(size, self._rank, self._workers)
             windows.append(_pieces(cut(runs, mine.start, mine.stop), rows))
-        decoded = self._stream([window for domain in windows for window in domain])
+        read = self._stream([window for domain in windows for window in domain], False)
         for domain, (size, pieces) in enumerate(zip(self._sizes, windows, strict=True)):
             # The bank's exchange is collective: a worker that has run out goes on with empty hands.
             most = math.ceil(size / self._workers)
             for index in range(math.ceil(most / rows)):
                 slots, pixels = np.empty(0, np.int64), np.empty((0, 3, self._side, self._side), np.uint8)
                 if index < len(pieces):
-                    slots, pixels = _slots(pieces[index]), next(decoded)
-                yield _images([(slots, pixels)], [domain], np.zeros(len(slots), np.int64))
+                    slots, (pixels,) = _slots(pieces[index]), next(read)
+                yield _images([(slots, (pixels,))], [domain], np.zeros(len(slots), np.int64))
 
 
 class _Pool:
     """Takes a domain's windows from the common stream when they are needed, and shuffles each."""
 
-    def __init__(self, windows: list[Window], decoded: Iterator[np.ndarray], seed: list[int]) -> None:
-        self._windows, self._decoded, self._seed = windows, decoded, seed
+    def __init__(self, windows: list[Window], read: Iterator[Columns], seed: list[int]) -> None:
+        self._windows, self._read, self._seed = windows, read, seed
         self._next = 0
-        self._slots, self._pixels = np.empty(0, np.int64), np.empty(0, np.uint8)
+        self._slots = np.empty(0, np.int64)
+        self._columns: Columns = ()
         self._order = np.empty(0, np.int64)
 
-    def take(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next slots (rows,) and their pixels."""
-        slots, pixels = [], []
+    def take(self, rows: int) -> Pick:
+        """The next slots (rows,) and what was read of them."""
+        taken: list[Pick] = []
         while rows:
             if len(self._order) == 0:
-                self._slots, self._pixels = _slots(self._windows[self._next]), next(self._decoded)
+                self._slots, self._columns = _slots(self._windows[self._next]), next(self._read)
                 self._order = np.random.default_rng([*self._seed, self._next]).permutation(len(self._slots))
                 self._next += 1
             now, self._order = self._order[:rows], self._order[rows:]
-            slots.append(self._slots[now])
-            pixels.append(self._pixels[now])
+            taken.append((self._slots[now], tuple(column[now] for column in self._columns)))
             rows -= len(now)
-        return np.concatenate(slots), np.concatenate(pixels)
+        return _joined(taken)
 
 
 def _by_need(windows: dict[int, list[Window]], rows: int) -> Iterator[tuple[int, int, Window]]:
@@ -145,10 +153,17 @@ def _slots(window: Window) -> np.ndarray:
     return np.concatenate([span.slots for span in window])
 
 
-def _images(picks: list[tuple[np.ndarray, np.ndarray]], domains: list[int], positions: np.ndarray) -> Images:
+def _joined(picks: list[Pick]) -> Pick:
+    slots, columns = zip(*picks, strict=True)
+    return np.concatenate(slots), tuple(np.concatenate(column) for column in zip(*columns, strict=True))
+
+
+def _images(picks: list[Pick], domains: list[int], positions: np.ndarray) -> Images:
+    slots, (pixels, *latents) = _joined(picks)
     return Images(
-        torch.from_numpy(np.concatenate([pixels for _, pixels in picks])),
-        torch.from_numpy(np.repeat(np.array(domains), [len(slots) for slots, _ in picks])),
-        torch.from_numpy(np.concatenate([slots for slots, _ in picks])),
+        torch.from_numpy(pixels),
+        torch.from_numpy(np.repeat(np.array(domains), [len(own) for own, _ in picks])),
+        torch.from_numpy(slots),
         torch.from_numpy(positions),
+        torch.from_numpy(latents[0]) if latents else None,
     )

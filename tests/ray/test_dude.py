@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,16 @@ from tests.training import DUDE, dude_config, tensors, train_alone
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cli import run as ucdr
 from ucdr_ray.cluster.latents import settings
+from ucdr_ray.decoded import decode as decode_spans
+from ucdr_ray.decoded import spans
+from ucdr_ray.engine import Trainer
 from ucdr_ray.images import decode
 from ucdr_ray.latents import Latents
+from ucdr_ray.streaming import StreamFeed
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+ONLY_WARM_UP = [f"method.stages.{stage}=0" for stage in ("in_domain", "cross_domain")]
 
 
 @pytest.fixture(scope="module")
@@ -26,58 +33,84 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
+def arguments(world: Path, out: Path, *settings: str) -> list[str]:
+    words = ["tracking.enabled=false", "train.threads=1", f"method.generator={world / 'model'}", *settings]
+    options = [word for setting in (*DUDE, *words) for word in ("--set", setting)]
+    return ["train", "--catalog", str(world / "catalog"), "--out", str(out), *options]
+
+
 @pytest.fixture
 def train(world, capfd):
     """Run the verb; gives exit code, standard output and standard error."""
-
-    def call(out: Path, *settings: str):
-        words = [
-            "tracking.enabled=false",
-            "train.threads=1",
-            f"method.generator={world / 'model'}",
-            *settings,
-        ]
-        options = [word for setting in (*DUDE, *words) for word in ("--set", setting)]
-        where = ["--catalog", str(world / "catalog"), "--out", str(out), "--json", "-"]
-        return ucdr(["train", *where, *options]), *capfd.readouterr()
-
-    return call
+    return lambda out, *settings: (ucdr(arguments(world, out, *settings)), *capfd.readouterr())
 
 
-@pytest.mark.timeout(600)  # two minutes alone; beside other work much more
-def test_two_workers_give_what_one_process_gives(world, tmp_path, train, capfd):
+@pytest.fixture(scope="module")
+def run(world) -> Path:
+    """A finished run on two workers."""
+    out = world / "run"
+    assert ucdr(arguments(world, out, "train.workers=2", "bank.shards=0")) == 0
+    return out
+
+
+def logged(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_workers_give_what_one_process_gives(world, tmp_path, run):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    code, out, err = train(tmp_path / "run", "train.workers=2", "bank.shards=0")
-    assert code == 0, err
     rows: list[dict] = []
     catalog = Catalog.open(world / "catalog")
     expected = train_alone(
         catalog, tmp_path / "alone", [], lambda metrics, _: rows.append(metrics), dude_config
     )
     torch.set_num_threads(before)
-    for name, value in tensors(tmp_path / "run").items():
+    for name, value in tensors(run).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
-    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in logged] == ["warm_up"] * 2 + ["in_domain"] + ["cross_domain"] * 2
-    for found, row in zip(logged, rows, strict=True):
+    assert [row["stage"] for row in logged(run)] == ["warm_up"] * 2 + ["in_domain"] + ["cross_domain"] * 2
+    for found, row in zip(logged(run), rows, strict=True):
         assert found["loss_od"] == pytest.approx(row["loss_od"], rel=1e-3)
-    assert json.loads(out)["metrics"] == logged[-1]
-
     (latents,) = (world / "catalog.latents").iterdir()
     Latents.open(latents).check(catalog, settings(str(world / "model")))
 
+
+def test_streamed_images_bring_their_latents(world, tmp_path, train, run):
+    """Ray's stream against the same windows read in this process, of latents read whole."""
+    settings = ["data.residency=stream", "train.batch=4", "train.workers=0", *ONLY_WARM_UP]
+    code, _, err = train(tmp_path / "run", *settings)
+    assert code == 0, err
+    config = dude_config(settings)
+    (folder,) = (world / "catalog.latents").iterdir()
+    latents, catalog = Latents.open(folder), Catalog.open(world / "catalog")
+    parts = {domain.name: domain.parts for domain in latents.manifest.domains}
+    whole = {name: np.concatenate([latents.part(part) for part in parts[name]]) for name in parts}
+    where = {span.file: name for name in parts for span in spans(catalog, name)}
+
+    def read(windows, wanted):
+        for window in windows:
+            stored = np.concatenate([whole[where[span.file]][span.slots] for span in window])
+            pixels = decode_spans(window, 32, "squash")
+            yield (pixels, stored) if wanted else (pixels,)
+
+    domains = [(domain.name, domain.images) for domain in catalog.domains]
+    feed = StreamFeed(catalog, list(parts), read, 32, 4, 0, latents=True)
+    rows: list[dict] = []
+    Trainer(config, domains, feed, generator=generator()).run(None, lambda metrics, _: rows.append(metrics))
+    for found, row in zip(logged(tmp_path / "run"), rows, strict=True):
+        assert found["loss_od"] == pytest.approx(row["loss_od"], rel=1e-5)
+
+
+def test_a_run_is_shown_on_a_page_and_in_its_report(tmp_path, run, capfd):
     page = tmp_path / "page.png"
-    assert (
-        ucdr(["disentangle", str(tmp_path / "run"), "--images", "2", "--out", str(page), "--json", "-"]) == 0
-    )
+    assert ucdr(["disentangle", str(run), "--images", "2", "--out", str(page), "--json", "-"]) == 0
     probes = json.loads(capfd.readouterr().out)
     for of in ("embedding", "content"):
         assert 0 <= probes[of]["after"]["domain"] <= 1
         assert probes[of]["after"]["object"] is None  # without labels
     assert decode(page.read_bytes()).size > (300, 400)
-    assert ucdr(["report", str(tmp_path / "run")]) == 0
-    assert "What [z] says" in (tmp_path / "run" / "report.html").read_text()
+    assert ucdr(["report", str(run)]) == 0
+    assert "What [z] says" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_windows_come_in_the_order_asked_for_on_every_worker(catalog):
 
     @ray.remote(num_cpus=1)
     def worker() -> list[np.ndarray]:
-        return list(stream.stream(windows, data(), workers=2))
+        return [pixels for (pixels,) in stream.stream(windows, data(), workers=2)]
 
     for found in ray.get([worker.remote() for _ in range(2)]):
         assert all(np.array_equal(f, decode(w, 16, "squash")) for f, w in zip(found, windows, strict=True))
@@ -79,7 +79,7 @@ def test_the_streamed_feed_is_shaped_like_the_resident_one(catalog):
     config = data()
     arrays = stream.kept(stream.keep(catalog, NAMES, config), [SIZES[name] for name in NAMES])
     resident = ResidentFeed(arrays, 8, 0)
-    streamed = StreamFeed(catalog, NAMES, lambda w: stream.stream(w, config, 1), 16, 8, 0)
+    streamed = StreamFeed(catalog, NAMES, lambda w, _: stream.stream(w, config, 1), 16, 8, 0)
     assert (streamed.steps(), streamed.rows) == (resident.steps(), resident.rows)
     for one, two in zip(resident.epoch(0), streamed.epoch(0), strict=True):
         for name in ("pixels", "domain", "slot", "position"):

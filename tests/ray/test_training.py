@@ -97,7 +97,9 @@ def test_streamed_on_a_worker_as_streamed_alone(tmp_path, catalog, train, monkey
     assert code == 0, err
     config = tiny_config(settings)
     names = [domain.name for domain in catalog.domains]
-    feed = StreamFeed(catalog, names, lambda windows: (decode(w, 32, "squash") for w in windows), 32, 4, 0)
+    feed = StreamFeed(
+        catalog, names, lambda windows, _: ((decode(w, 32, "squash"),) for w in windows), 32, 4, 0
+    )
     trainer = Trainer(config, [(domain.name, domain.images) for domain in catalog.domains], feed)
     alone = trainer.run(None, lambda *_: None).state_dict()
     assert all(torch.equal(value, alone[name]) for name, value in tensors(tmp_path / "run").items())

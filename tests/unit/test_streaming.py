@@ -25,14 +25,21 @@ def _small_windows(monkeypatch):
     monkeypatch.setattr(streaming, "_WINDOW", 12)
 
 
-def feeds(catalog, batch=4, workers=1, seed=3, log=None) -> list[StreamFeed]:
-    def stream(windows):
+def feeds(catalog, batch=4, workers=1, seed=3, log=None, latents=False) -> list[StreamFeed]:
+    def stream(windows, latents):
         for window in windows:
             if log is not None:
                 log.append(window)
-            yield decode(window, 8, "squash")
+            pixels = decode(window, 8, "squash")
+            yield (pixels, like_latents(pixels)) if latents else (pixels,)
 
-    return [StreamFeed(catalog, NAMES, stream, 8, batch, seed, rank, workers) for rank in range(workers)]
+    ranks = range(workers)
+    return [StreamFeed(catalog, NAMES, stream, 8, batch, seed, rank, workers, latents) for rank in ranks]
+
+
+def like_latents(pixels: np.ndarray) -> np.ndarray:
+    """(N, 2, 3): an array of another shape and type that tells the images apart."""
+    return np.stack([pixels.mean((2, 3)), pixels.std((2, 3))], axis=1).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,15 @@ def test_an_epoch_shows_all_of_the_largest_domain_on_any_number_of_workers(catal
         seen += joined
     assert {slot for domain, slot in seen if domain == 1} == set(range(101))
     assert {slot for domain, slot in seen if domain == 2} == set(range(37))
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(4, 1), (7, 3)])
+def test_latents_come_with_their_images_in_epochs_and_never_in_sweeps(catalog, batch, workers):
+    for feed, plain in zip(feeds(catalog, batch, workers, latents=True), feeds(catalog, batch, workers)):
+        for images, same in zip(feed.epoch(1), plain.epoch(1), strict=True):
+            assert np.array_equal(images.latents, like_latents(images.pixels.numpy()))
+            assert torch.equal(images.slot, same.slot) and same.latents is None
+        assert all(images.latents is None for images in feed.sweep())
 
 
 def test_epochs_differ_and_come_again(catalog):

@@ -78,11 +78,12 @@ def make_latents(
             for domain in catalog.domains
         ]
         source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
-        shape = _shape(out / domains[0].parts[0].file, made_by, generator)
+        shape = latents_shape(generator, made_by)
         return publish(out, Manifest(made_by=made_by, shape=shape, catalog=source, domains=domains))
 
 
-def _shape(file: Path, made_by: Settings, generator: str) -> list[int]:
+def latents_shape(generator: str, made_by: Settings) -> list[int]:
+    """[V, 2, C, s, s] of one image."""
     codec, _ = load_codec(generator)
     side = made_by.size // codec.stride
     return [1 + made_by.flipped, 2, codec.channels, side, side]

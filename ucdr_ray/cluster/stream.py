@@ -23,14 +23,19 @@ def stored_side(config: DataConfig) -> int:
     return config.stored_size or config.size
 
 
-def keeps(catalog: Catalog, domains: Sequence[str], config: DataConfig) -> bool:
-    """Whether the decoded images stay in the object store. UserError: they should, and there is no room."""
-    size = sum(catalog.domain(name).images for name in domains) * 3 * stored_side(config) ** 2
+def keeps(catalog: Catalog, domains: Sequence[str], config: DataConfig, latents: int = 0) -> bool:
+    """Whether the decoded images stay in the object store. UserError: they should, and there is no room.
+
+    Args:
+        latents: bytes of an image's latents, which are kept or streamed along with it.
+    """
+    size = sum(catalog.domain(name).images for name in domains) * (3 * stored_side(config) ** 2 + latents)
     store = _smallest_store()
+    told = " with their latents" if latents else ""
     if config.residency == "keep" and size > store:
         raise UserError(
-            f"data.residency=keep: decoded, the images take {size / 1e9:,.1f} GB, and a node's object store holds "
-            f"{store / 1e9:,.1f} GB; allowed: data.residency=stream or auto, or a smaller data.stored_size"
+            f"data.residency=keep: decoded, the images{told} take {size / 1e9:,.1f} GB, and a node's object store "
+            f"holds {store / 1e9:,.1f} GB; allowed: data.residency=stream or auto, or a smaller data.stored_size"
         )
     # Whole on every node: each worker reads all of them.
     fits = size <= min(config.keep_limit_gb * 1e9, _SHARE_OF_STORE * store)
@@ -70,22 +75,12 @@ def keep(
 
 def kept(references: list[Any], sizes: Sequence[int]) -> list[Chunks]:
     """What `keep` made, as one array for each domain. Nothing is copied: the processes of a node share the pixels."""
-    return Chunks([_pixels(block) for block in ray.get(references)]).split(sizes)
+    return Chunks([_column(block, "pixels") for block in ray.get(references)]).split(sizes)
 
 
 def keep_latents(latents: Latents, domains: Sequence[str]) -> list[list[Any]]:
-    """Read all latents once into the object stores of the cluster; for each domain references to its parts, in order.
-
-    Raises:
-        UserError: they are larger than a node's object store.
-    """
+    """Read all latents once into the object stores of the cluster; for each domain its parts' references, in order."""
     parts = {found.name: found.parts for found in latents.manifest.domains}
-    size, store = sum(part.bytes for name in domains for part in parts[name]), _smallest_store()
-    if size > _SHARE_OF_STORE * store:
-        raise UserError(
-            f"the latents take {size / 1e9:,.1f} GB, and a node's object store holds {store / 1e9:,.1f} GB; "
-            "allowed: a smaller method.generator_size, or a larger store"
-        )
     read = ray.remote(num_cpus=1)(Latents.part)
     return [[read.remote(latents, part) for part in parts[name]] for name in domains]
 
@@ -95,31 +90,38 @@ def kept_latents(references: list[list[Any]]) -> list[Chunks]:
     return [Chunks(ray.get(parts)) for parts in references]
 
 
-def stream(windows: list[list[Span]], config: DataConfig, workers: int) -> Iterator[np.ndarray]:
-    """Decode windows one after the other, several ahead; pixels (N, 3, side, side) uint8 of each.
+def stream(
+    windows: list[list[Span]], config: DataConfig, workers: int, latents: Latents | None = None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Read windows one after the other, several ahead: of each the pixels (N, 3, side, side) uint8.
 
     Args:
         workers: how many do this at the same time and share the cluster.
+        latents: to be read beside them, (N, V, 2, C, s, s) float16.
     """
-    blocks: list[np.ndarray] = []
+    names = ["pixels"] if latents is None else ["pixels", "latents"]
+    blocks: list[tuple[np.ndarray, ...]] = []
     waiting = iter(windows)
     window = next(waiting, None)
-    data = _decoded(windows, config, max(1, _tasks() // workers))
+    data = _decoded(windows, config, max(1, _tasks() // workers), latents)
     for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        blocks.append(_pixels(block))
+        blocks.append(tuple(_column(block, name) for name in names))
         # Ray Data cuts a large block in two.
-        if window is not None and sum(map(len, blocks)) == sum(map(len, window)):
-            yield blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        if window is not None and sum(len(pixels) for pixels, *_ in blocks) == sum(map(len, window)):
+            yield blocks[0] if len(blocks) == 1 else tuple(map(np.concatenate, zip(*blocks, strict=True)))
             blocks, window = [], next(waiting, None)
 
 
-def _decoded(windows: list[list[Span]], config: DataConfig, tasks: int) -> ray.data.Dataset:
+def _decoded(
+    windows: list[list[Span]], config: DataConfig, tasks: int, latents: Latents | None = None
+) -> ray.data.Dataset:
     """One task a window, results in order. Workers of Ray load neither torch nor this module for it."""
     side, resize = stored_side(config), config.resize
 
     def work(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (index,) = batch["id"].tolist()
-        return {"pixels": decode(windows[index], side, resize)}
+        pixels = {"pixels": decode(windows[index], side, resize)}
+        return pixels if latents is None else pixels | {"latents": latents.rows(windows[index])}
 
     numbers = ray.data.range(len(windows), override_num_blocks=len(windows))
     dataset = numbers.map_batches(work, batch_size=None, concurrency=min(tasks, len(windows)))
@@ -129,8 +131,8 @@ def _decoded(windows: list[list[Span]], config: DataConfig, tasks: int) -> ray.d
     return dataset
 
 
-def _pixels(block: Any) -> np.ndarray:
-    return ray.data.block.BlockAccessor.for_block(block).to_numpy("pixels")
+def _column(block: Any, name: str) -> np.ndarray:
+    return ray.data.block.BlockAccessor.for_block(block).to_numpy(name)
 
 
 def _tasks() -> int:

@@ -15,7 +15,7 @@ from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.monitor import Monitor
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
-from ucdr_ray.cluster.training_latents import check_latents, latents_of
+from ucdr_ray.cluster.training_latents import bytes_of_latents, check_latents, latents_of
 from ucdr_ray.cluster.workers import Job, bank_shards, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
@@ -75,24 +75,16 @@ def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri:
         # Besides the workers' CPUs, two for the tasks that decode.
         start_ray(num_cpus=max(4, os.cpu_count() or 1, workers + 2))
         references = None
-        if stream.keeps(catalog, names, config.data):
+        if stream.keeps(catalog, names, config.data, bytes_of_latents(config)):
             with progress("decode", "images", sum(sizes)) as meter:
                 references = stream.keep(catalog, names, config.data, meter.advance)
         domains = list(zip(names, sizes, strict=True))
         backbone = absolute(config.model.backbone)
         where = run.path.resolve()
         shards = _bank(config, sizes, where)
-        latents, generator = latents_of(config, catalog, names, kept=references is not None)
+        generator = latents_of(config, catalog, names, kept=references is not None)
         job = Job(
-            config,
-            Run(where),
-            catalog.path.resolve(),
-            domains,
-            references,
-            backbone,
-            shards,
-            latents,
-            generator,
+            config, Run(where), catalog.path.resolve(), domains, references, backbone, shards, generator
         )
         with Monitor(run, config.method.stages.model_dump(), tracker):
             if workers == 0:

@@ -1,11 +1,13 @@
 """Latents for a training with a generator: those it is given, or its own, made beside the catalog."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
-from ucdr_ray.cluster.latents import make_latents, settings
+from ucdr_ray.cluster.latents import latents_shape, make_latents, settings
 from ucdr_ray.config import RunConfig
 from ucdr_ray.errors import UserError
 from ucdr_ray.latents import Latents, Settings
@@ -34,26 +36,39 @@ def check_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> None
         Latents.open(Path(method.latents), verify=False).check(catalog, made_by)
 
 
-def latents_of(
-    config: RunConfig, catalog: Catalog, names: list[str], kept: bool
-) -> tuple[list[list[Any]] | None, str]:
-    """References to the latents (`stream.keep_latents`), and where the generator lies for a process in any folder.
+@dataclass(frozen=True)
+class ForWorkers:
+    """What workers need to know of the generator: where it lies for a process in any folder, and the latents.
+
+    Of these the folder, which workers read as they go, or references to what is kept (`stream.keep_latents`).
+    """
+
+    generator: str
+    latents: Latents
+    references: list[list[Any]] | None
+
+
+def bytes_of_latents(config: RunConfig) -> int:
+    """Of one image; 0 for methods without a generator."""
+    method = config.method
+    if not isinstance(method, DudeConfig):
+        return 0
+    return 2 * math.prod(latents_shape(method.generator, _settings(method, config)))
+
+
+def latents_of(config: RunConfig, catalog: Catalog, names: list[str], kept: bool) -> ForWorkers | None:
+    """The latents, made now if they are not there yet; None for methods without a generator.
 
     Args:
-        kept: whether the decoded images are kept, too.
+        kept: whether they are kept in memory, as the decoded images are, or streamed.
 
     Raises:
-        UserError: they are stale, foreign or damaged, or the images are streamed.
+        UserError: they are stale, foreign or damaged.
         JobError: an image could not be decoded.
     """
     method = config.method
     if not isinstance(method, DudeConfig):
-        return None, ""
-    if not kept:
-        raise UserError(
-            "method.name=dude with streamed images is not possible; allowed: data.residency=keep, a smaller "
-            "data.stored_size, or more memory for the object store"
-        )
+        return None
     made_by = _settings(method, config)
     if method.latents is not None:
         found = Latents.open(Path(method.latents))
@@ -62,7 +77,8 @@ def latents_of(
         folder = catalog.path.parent / f"{catalog.path.name}.latents"
         name = f"{made_by.codec.fingerprint[:8]}-{made_by.size}-{made_by.resize}"
         found = make_latents(method.generator, catalog, folder / name, made_by)
-    return stream.keep_latents(found, names), absolute(method.generator)
+    found = Latents(found.path.resolve(), found.manifest)  # a worker need not stand in the driver's folder
+    return ForWorkers(absolute(method.generator), found, stream.keep_latents(found, names) if kept else None)
 
 
 def _settings(method: DudeConfig, config: RunConfig) -> Settings:

@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.memory import ShardedMemory
 from ucdr_ray.cluster.shards import Shards, default_shards
+from ucdr_ray.cluster.training_latents import ForWorkers
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import Metrics, Trainer, local_memory, pick_device
 from ucdr_ray.errors import JobError, UserError
@@ -29,7 +30,7 @@ from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.neighbors.memory import Memory
 from ucdr_ray.run import Run
-from ucdr_ray.streaming import StreamFeed
+from ucdr_ray.streaming import Columns, StreamFeed, Window
 from ucdr_ray.world import World
 
 
@@ -44,8 +45,7 @@ class Job:
     references: list[Any] | None
     backbone_at: str | None = None  # absolute: a worker need not stand in the driver's folder
     shards: Shards | None = None  # of the memory bank; None: in the worker
-    latents: list[list[Any]] | None = None  # references, for a method with a generator
-    generator_at: str = ""  # as `backbone_at`
+    generator: ForWorkers | None = None  # for a method that has one
 
 
 def work(job: Job, rank: int = 0, workers: int = 1) -> None:
@@ -74,7 +74,7 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         encoder.name += f", trained ({config.method.name})"
         encoder.save(run.encoder)
         if isinstance(trainer.method, Dude):
-            trainer.method.save_content(run.content, job.generator_at)
+            trainer.method.save_content(run.content, generator_at(job))
 
 
 def frozen_generator(job: Job) -> Generator | None:
@@ -86,12 +86,18 @@ def frozen_generator(job: Job) -> Generator | None:
     automatic = torch.bfloat16 if device.type == "cuda" or fast_bfloat16(device) else torch.float32
     named = method.generator_precision
     dtype: torch.dtype = automatic if named == "auto" else getattr(torch, named)
-    generator = load_generator(job.generator_at or method.generator, dtype).to(device)
+    generator = load_generator(generator_at(job), dtype).to(device)
     last = device.type == "cuda" if method.channels_last is None else method.channels_last
     generator.unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     if method.gradient_checkpointing:
         generator.unet.enable_gradient_checkpointing()
     return generator
+
+
+def generator_at(job: Job) -> str:
+    """The folder or name of the method's generator."""
+    assert job.generator is not None
+    return job.generator.generator
 
 
 def make_memory(
@@ -121,20 +127,26 @@ def make_feed(job: Job, rank: int, workers: int) -> Feed:
     """One worker's images: the kept ones, or a stream of its own."""
     data, train = job.config.data, job.config.train
     names, sizes = zip(*job.domains, strict=True)
+    told = job.generator
     if job.references is not None:
-        latents = None if job.latents is None else stream.kept_latents(job.latents)
+        latents = stream.kept_latents(told.references) if told and told.references else None
         return ResidentFeed(
             stream.kept(job.references, sizes), train.batch, train.seed, rank, workers, latents
         )
+
+    def read(windows: list[Window], latents: bool) -> Iterator[Columns]:
+        return stream.stream(windows, data, workers, told.latents if told and latents else None)
+
     return StreamFeed(
         Catalog.open(job.catalog, verify=False),
         names,
-        lambda windows: stream.stream(windows, data, workers),
+        read,
         stream.stored_side(data),
         train.batch,
         train.seed,
         rank,
         workers,
+        latents=told is not None,
     )
 
 

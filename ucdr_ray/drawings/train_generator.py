@@ -10,7 +10,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import typer
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -30,7 +29,6 @@ SEED = 20_001  # of the drawings
 SYNONYMS = {"clipart": "icon", "painting": "artwork", "photo": "photograph", "sketch": "doodle"}
 _SYNONYMS = 0.1  # share of prompts with another word for the style
 _DRAWN = 64  # side in pixels at which drawings are made, and then shrunk
-_COARSE = 0.2  # share of steps at half the side: so the model knows that size too, at a quarter of the cost
 _BATCH = 64
 _PIECE = 50
 _SAVED = 200  # steps between saved states
@@ -96,14 +94,7 @@ def train(
             other = (torch.rand(_BATCH, generator=draw_) < _SYNONYMS).long()
             style, name = torch.from_numpy(kinds[rows]).unbind(1)
             latent = made.codec.encode(torch.from_numpy(pixels[rows]))[0]
-            if torch.rand((), generator=draw_) < _COARSE:
-                latent = F.avg_pool2d(latent, 2)
-            trainer.step(
-                latent,
-                prompts[other, style, name],
-                *nothing,
-                draw_,
-            )
+            trainer.step(latent, prompts[other, style, name], *nothing, draw_)
             meter.advance(1)
             if trainer.taken % _SAVED == 0:
                 atomic_write(state, save(trainer.state() | {"draw": draw_.get_state()}))
