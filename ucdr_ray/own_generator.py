@@ -23,6 +23,7 @@ from ucdr_ray.decoded import decode, spans
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write, fingerprint
 from ucdr_ray.models.content import ContentWord
+from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_trainer import GeneratorTrainer
 from ucdr_ray.models.prompts import Prompts
@@ -32,6 +33,7 @@ from ucdr_ray.settings import AugmentConfig
 
 _SAVED = 200  # steps between saved states
 _PIECE = 256  # images embedded at a time
+_ASKED = 512  # images that tell how far words are heeded
 _CHANGED = 3  # views with changed colours, beside the image as it is
 _COLOURS = AugmentConfig.model_validate(
     {"crop_min": 0.8, "flip_p": 0, "hue": 0.5, "grey_p": 0.4, "invert_p": 0.3, "edge_p": 0.3}
@@ -61,6 +63,18 @@ class Material:
     feature: Tensor
     domain: Tensor
     centre: Tensor
+
+
+@dataclass(frozen=True)
+class Heeded:
+    """How much a generator goes by what it is told: share by which its loss rises at the noisier half of times.
+
+    `content`: told [z] of another image of the same domain; `style`: told another domain's style. At 0 it does not
+    listen, and cannot teach DUDE to tell the two apart.
+    """
+
+    content: float
+    style: float
 
 
 @torch.no_grad()
@@ -95,11 +109,11 @@ def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) ->
 
 def train_generator(
     catalog: Catalog, names: list[str], encoder: Encoder, settings: Settings, out: Path
-) -> float | None:
+) -> tuple[float | None, Heeded]:
     """Train and write it; an interrupted training goes on where its state, beside `out`, was last saved.
 
     Returns:
-        The mean loss of the last hundred steps of this call; None: it took none.
+        The mean loss of the last hundred steps of this call, None if it took none; and how far words are heeded.
 
     Raises:
         UserError: a style has no words or too many, or the state is of another training.
@@ -137,9 +151,38 @@ def train_generator(
             if trainer.taken % _SAVED == 0:
                 tensors = trainer.state() | {"draw": draw.get_state()}
                 atomic_write(state, save(tensors, {"made_for": made_for}))
-    save_generator(trainer.averaged(), out, settings.styles)
+    made = trainer.averaged()
+    save_generator(made, out, settings.styles)
     state.unlink(missing_ok=True)
-    return float(np.mean(losses[-100:])) if losses else None
+    return float(np.mean(losses[-100:])) if losses else None, heeded(made, shown, prompts, settings.seed)
+
+
+@torch.no_grad()
+def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -> Heeded:
+    """Of some images of each domain, with the same noise whatever is told."""
+    content = generator.start
+    assert content is not None
+    draw = torch.Generator().manual_seed(seed)
+    domains = len(prompts.content)
+    rows = [torch.where(shown.domain == number)[0] for number in range(domains)]
+    some = [own[torch.randperm(len(own), generator=draw)[: -(-_ASKED // domains)]] for own in rows]
+    picked, others = torch.cat(some), torch.cat([own.roll(1) for own in some])
+    device = next(generator.parameters()).device
+    latent = generator.codec.encode(shown.pixels[picked].to(device))[0]
+    noise = torch.randn(latent.shape, generator=draw).to(device)
+    t = ((1 + torch.rand(len(picked), generator=draw)) / 2 * (generator.timesteps - 1)).long().to(device)
+
+    def loss(domain: Tensor, images: Tensor) -> float:
+        total = 0.0
+        for piece in torch.arange(len(picked)).split(64):
+            told = content(shown.feature[images[piece], 0, 0].to(device))
+            text = generator.text(*prompts.filled(domain[piece], told))
+            total += float(generator.loss(latent[piece], noise[piece], t[piece], text).sum())
+        return total
+
+    own = shown.domain[picked]
+    right = loss(own, picked)
+    return Heeded(loss(own, others) / right - 1, loss((own + 1) % domains, picked) / right - 1)
 
 
 def _drawn(starts: np.ndarray, batch: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Training of generators: what is learnt, and that an interruption changes nothing."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,30 @@ def test_features_tell_nothing_of_their_domains_mean(catalog) -> None:
         means.append(found.centre + moved)
     torch.testing.assert_close(found.centre, torch.stack(means).mean(0), atol=1e-4, rtol=1e-3)
     assert not torch.equal(found.feature[:, :, 0], found.feature[:, :, 1])  # colours were changed
+
+
+def test_what_is_heeded_is_seen_by_the_loss(catalog) -> None:
+    """Of a generator that knows nothing of [z], and of one that is asked of pictures of one domain only."""
+    encoder = Encoder.from_backbone("random:resnet-mini", 32).eval()
+    names = [domain.name for domain in catalog.domains]
+    shown = own_generator.material(catalog, names, encoder, 0)
+    made = small_generator(["a", "of", "ink", "photo"])
+    made.start = ContentWord(256, made.width, made.word_norm())
+    prompts = Prompts.of(made.tokenizer, ["ink", "photo"])
+    deaf = copy.deepcopy(made)
+    torch.nn.init.zeros_(deaf.unet.conv_out.weight)
+    assert own_generator.heeded(deaf, shown, prompts, 0) == own_generator.Heeded(content=0, style=0)
+    trainer = GeneratorTrainer(made, lr=2e-3, steps=60)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        domain = torch.randint(2, (8,), generator=draw)
+        content = torch.randn(8, made.width, generator=draw)
+        level = (1.2 * domain - 0.6)[:, None, None, None]
+        trainer.step(level + torch.zeros(8, 3, 32, 32), *prompts.filled(domain, content), draw)
+    level = torch.where(shown.domain == 1, 204, 51).to(torch.uint8)[:, None, None, None]
+    plain = replace(shown, pixels=level.expand(-1, 3, 32, 32).contiguous())
+    heard = own_generator.heeded(made, plain, prompts, 0)
+    assert heard.style > 0.2 and abs(heard.content) < 0.5 * heard.style
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Latents for a training with a generator: those it is given, or its own, made beside the catalog."""
+"""Latents for a training with a generator: those it is given, or its own, made beside the catalog.
+
+Every training asks here, and what is imported inside functions takes seconds that one without a generator is spared.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +10,12 @@ from typing import Any
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
-from ucdr_ray.cluster.latents import latents_shape, make_latents, settings
 from ucdr_ray.config import RunConfig
 from ucdr_ray.errors import UserError
 from ucdr_ray.latents import Latents, Settings
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.dude import styles
 from ucdr_ray.models.backbone import absolute
-from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.models.prompts import Prompts
 
 
@@ -29,6 +30,8 @@ def check_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> None
         return
     if strange := sorted(method.styles.keys() - set(names)):
         raise UserError(f"method.styles names {strange[0]!r}; the domains are {', '.join(names)}")
+    from ucdr_ray.models.generator_files import load_generator
+
     made_by = _settings(method, config)
     generator = load_generator(method.generator)
     Prompts.of(generator.tokenizer, styles(method, names, generator.styles))
@@ -53,6 +56,8 @@ def bytes_of_latents(config: RunConfig) -> int:
     method = config.method
     if not isinstance(method, DudeConfig):
         return 0
+    from ucdr_ray.cluster.latents import latents_shape
+
     return 2 * math.prod(latents_shape(method.generator, _settings(method, config)))
 
 
@@ -69,6 +74,8 @@ def latents_of(config: RunConfig, catalog: Catalog, names: list[str], kept: bool
     method = config.method
     if not isinstance(method, DudeConfig):
         return None
+    from ucdr_ray.cluster.latents import make_latents
+
     made_by = _settings(method, config)
     if method.latents is not None:
         found = Latents.open(Path(method.latents))
@@ -82,4 +89,6 @@ def latents_of(config: RunConfig, catalog: Catalog, names: list[str], kept: bool
 
 
 def _settings(method: DudeConfig, config: RunConfig) -> Settings:
+    from ucdr_ray.cluster.latents import settings
+
     return settings(method.generator, method.generator_size, config.data.resize)

@@ -27,7 +27,6 @@ from ucdr_ray.files import read_json, write_json
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.dude import Dude
 from ucdr_ray.models.diffusion import Generator
-from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.neighbors.memory import Memory
 from ucdr_ray.run import Run
 from ucdr_ray.streaming import Columns, StreamFeed, Window
@@ -82,6 +81,8 @@ def frozen_generator(job: Job) -> Generator | None:
     config, method = job.config, job.config.method
     if not isinstance(method, DudeConfig):
         return None
+    from ucdr_ray.models.generator_files import load_generator  # seconds, for this method only
+
     device = pick_device(config.train)
     automatic = torch.bfloat16 if device.type == "cuda" or fast_bfloat16(device) else torch.float32
     named = method.generator_precision

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -78,15 +79,18 @@ def train(
     settings = Settings(_styles(style or [], names), steps, batch, lr, seed)
     encoder = Encoder.from_backbone(backbone, size, seed).to(fastest_device())
     started = time.monotonic()
-    loss = train_generator(opened, names, encoder, settings, out)
-    summary = {"model": str(out), "loss": loss, "seconds": round(time.monotonic() - started, 1)}
+    loss, heeded = train_generator(opened, names, encoder, settings, out)
+    seconds = round(time.monotonic() - started, 1)
+    summary = {"model": str(out), "loss": loss, "seconds": seconds, "heeded": asdict(heeded)}
     if json_file == "-":
         typer.echo(json.dumps(summary, indent=2))
         return
     if json_file is not None:
         write_json(Path(json_file), summary)
     ended = "" if loss is None else f", loss {loss:.4f}"
-    typer.echo(f"{out}: trained in {summary['seconds']:,.0f} s{ended}")
+    typer.echo(f"{out}: trained in {seconds:,.0f} s{ended}")
+    typer.echo(f"told another image's [z], its loss rises by {100 * heeded.content:.1f} %", nl=False)
+    typer.echo(f"; told another style, by {100 * heeded.style:.1f} %")
 
 
 def _styles(given: list[str], names: list[str]) -> dict[str, str]:
