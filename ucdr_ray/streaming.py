@@ -11,9 +11,8 @@ from ucdr_ray.decoded import Span, cut, spans
 from ucdr_ray.feed import Images, shard, shuffled
 
 Window = list[Span]
-Columns = tuple[
-    np.ndarray, ...
-]  # pixels (N, 3, side, side) uint8; if wanted also latents (N, V, 2, C, s, s) float16
+# Pixels (N, 3, side, side) uint8, and if wanted latents (N, V, 2, C, s, s) float16.
+Columns = tuple[np.ndarray, ...]
 Pick = tuple[np.ndarray, Columns]  # slots (N,), and what was read of them
 Stream = Callable[[list[Window], bool], Iterator[Columns]]
 
@@ -34,7 +33,6 @@ class StreamFeed:
         stream: reads windows, in the order given, without or with their latents.
         side: of the images, in pixels.
         batch: images per domain and step, over all workers.
-
         latents: give them out beside the images of an epoch.
 
     Memory: a window of each domain, and what the stream holds ready.

@@ -36,7 +36,8 @@ def world(tmp_path_factory) -> Path:
 def arguments(world: Path, out: Path, *settings: str) -> list[str]:
     words = ["tracking.enabled=false", "train.threads=1", f"method.generator={world / 'model'}", *settings]
     options = [word for setting in (*DUDE, *words) for word in ("--set", setting)]
-    return ["train", "--catalog", str(world / "catalog"), "--out", str(out), *options]
+    where = ["--catalog", str(world / "catalog"), "--out", str(out), "--json", str(out.with_suffix(".json"))]
+    return ["train", *where, *options]
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ def test_two_workers_give_what_one_process_gives(world, tmp_path, run):
     assert [row["stage"] for row in logged(run)] == ["warm_up"] * 2 + ["in_domain"] + ["cross_domain"] * 2
     for found, row in zip(logged(run), rows, strict=True):
         assert found["loss_od"] == pytest.approx(row["loss_od"], rel=1e-3)
+    assert json.loads((world / "run.json").read_text())["metrics"] == logged(run)[-1]
     (latents,) = (world / "catalog.latents").iterdir()
     Latents.open(latents).check(catalog, settings(str(world / "model")))
 
