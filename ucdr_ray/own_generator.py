@@ -9,6 +9,7 @@ told by the word alone.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from ucdr_ray.augment import augment
 from ucdr_ray.catalog import Catalog
@@ -34,6 +36,7 @@ from ucdr_ray.settings import AugmentConfig
 _SAVED = 200  # steps between saved states
 _PIECE = 256  # images embedded at a time
 _ASKED = 512  # images that tell how far words are heeded
+_TIMES = (0, 0.5, 0.7, 0.85, 1)  # in ranges of times, of all
 _CHANGED = 3  # views with changed colours, beside the image as it is
 _COLOURS = AugmentConfig.model_validate(
     {"crop_min": 0.8, "flip_p": 0, "hue": 0.5, "grey_p": 0.4, "invert_p": 0.3, "edge_p": 0.3}
@@ -67,12 +70,19 @@ class Material:
 
 @dataclass(frozen=True)
 class Heeded:
-    """How much a generator goes by what it is told: share by which its loss rises at the noisier half of times.
+    """How much a generator goes by what it is told: share by which its loss rises.
 
     `content`: told [z] of another image of the same domain; `style`: told another domain's style. At 0 it does not
-    listen, and cannot teach DUDE to tell the two apart.
+    listen, and cannot teach DUDE to tell the two apart: `method.time_low` had better be where it does.
+
+    Attributes:
+        size: side of what it draws, in pixels (`method.generator_size`).
+        time_low: from where the times are, as a share of all; to `time_high`.
     """
 
+    size: int
+    time_low: float
+    time_high: float
     content: float
     style: float
 
@@ -109,7 +119,7 @@ def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) ->
 
 def train_generator(
     catalog: Catalog, names: list[str], encoder: Encoder, settings: Settings, out: Path
-) -> tuple[float | None, Heeded]:
+) -> tuple[float | None, list[Heeded]]:
     """Train and write it; an interrupted training goes on where its state, beside `out`, was last saved.
 
     Returns:
@@ -158,8 +168,8 @@ def train_generator(
 
 
 @torch.no_grad()
-def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -> Heeded:
-    """Of some images of each domain, with the same noise whatever is told."""
+def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -> list[Heeded]:
+    """Of some images of each domain, whole and at half the side, by times; the same noise whatever is told."""
     content = generator.start
     assert content is not None
     draw = torch.Generator().manual_seed(seed)
@@ -168,11 +178,8 @@ def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -
     some = [own[torch.randperm(len(own), generator=draw)[: -(-_ASKED // domains)]] for own in rows]
     picked, others = torch.cat(some), torch.cat([own.roll(1) for own in some])
     device = next(generator.parameters()).device
-    latent = generator.codec.encode(shown.pixels[picked].to(device))[0]
-    noise = torch.randn(latent.shape, generator=draw).to(device)
-    t = ((1 + torch.rand(len(picked), generator=draw)) / 2 * (generator.timesteps - 1)).long().to(device)
 
-    def loss(domain: Tensor, images: Tensor) -> float:
+    def loss(latent: Tensor, noise: Tensor, t: Tensor, domain: Tensor, images: Tensor) -> float:
         total = 0.0
         for piece in torch.arange(len(picked)).split(64):
             told = content(shown.feature[images[piece], 0, 0].to(device))
@@ -180,9 +187,20 @@ def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -
             total += float(generator.loss(latent[piece], noise[piece], t[piece], text).sum())
         return total
 
-    own = shown.domain[picked]
-    right = loss(own, picked)
-    return Heeded(loss(own, others) / right - 1, loss((own + 1) % domains, picked) / right - 1)
+    own, whole = shown.domain[picked], generator.codec.encode(shown.pixels[picked].to(device))[0]
+    foreign = (own + 1) % domains
+    found = []
+    for halving in (1, 2):
+        latent = avg_pool2d(whole, halving)
+        noise = torch.randn(latent.shape, generator=draw).to(device)
+        share = torch.rand(len(picked), generator=draw)
+        for low, high in pairwise(_TIMES):
+            t = ((low + (high - low) * share) * (generator.timesteps - 1)).long().to(device)
+            right = loss(latent, noise, t, own, picked)
+            content_rise = loss(latent, noise, t, own, others) / right - 1
+            style_rise = loss(latent, noise, t, foreign, picked) / right - 1
+            found.append(Heeded(SIDE // halving, low, high, content_rise, style_rise))
+    return found
 
 
 def _drawn(starts: np.ndarray, batch: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:

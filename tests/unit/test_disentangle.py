@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from tests.generators import generator
-from ucdr_ray.evaluation.disentangle import probed, rendered
+from ucdr_ray.evaluation.content_page import rendered
+from ucdr_ray.evaluation.disentangle import probed
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.models.content import ContentWord, content_encoder
 from ucdr_ray.models.encoder import Encoder

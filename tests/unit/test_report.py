@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ucdr_ray.evaluation import report_plots, report_tables
+from ucdr_ray.evaluation import report_maps, report_tables
 from ucdr_ray.evaluation.contact import RIGHT, WRONG, contact_sheet, stack
 from ucdr_ray.evaluation.disentangle import Disentangled, Probed
 from ucdr_ray.evaluation.protocols import DomainVectors
@@ -177,7 +177,7 @@ def test_a_map_gives_every_domain_its_share_and_its_named_classes():
         )
         for name in ("a", "b", "c")
     }
-    sample = report_plots.draw_sample(many, many, seed=0)
+    sample = report_maps.draw_sample(many, many, seed=0)
     assert {name: int((sample.domains == name).sum()) for name in many} == {"a": 333, "b": 333, "c": 333}
     assert all((sample.labels == name).sum() == 3 for name in sample.named)
 
@@ -186,8 +186,8 @@ def test_mixing_is_nought_for_domains_apart_and_one_for_chance():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((400, 8))
     names = np.repeat(["a", "b"], 200)
-    assert report_plots.mixing(vectors + 50 * np.where(names == "a", 1, -1)[:, None], names) == 0
-    assert report_plots.mixing(vectors, names) == pytest.approx(1, abs=0.05)
+    assert report_maps.mixing(vectors + 50 * np.where(names == "a", 1, -1)[:, None], names) == 0
+    assert report_maps.mixing(vectors, names) == pytest.approx(1, abs=0.05)
 
 
 def test_a_difference_is_coloured_by_its_sign_and_size():

@@ -16,6 +16,7 @@ from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.images import Reject, to_array
 from ucdr_ray.latents import Latents, Manifest, Settings, publish, write_part
 from ucdr_ray.models.backbone import absolute
+from ucdr_ray.models.codec import Codec
 from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.generator_files import load_codec, model_name
 from ucdr_ray.parts_writer import check_out, clear_foreign, finished_part
@@ -27,7 +28,13 @@ def settings(
 ) -> Settings:
     """What latents for a generator are to be made by. UserError: there is no such generator, or not of this size."""
     codec, own = load_codec(generator)
-    side = size or own
+    return settings_for(codec, generator, size or own, resize, flipped)
+
+
+def settings_for(
+    codec: Codec, generator: str, side: int, resize: str = "squash", flipped: bool = True
+) -> Settings:
+    """What latents by a codec are to be made by. UserError: it takes no images of this side."""
     if side % codec.stride:
         raise UserError(f"size={side}: generator {generator} takes multiples of {codec.stride}")
     name = ModelRef(name=model_name(generator), fingerprint=codec.fingerprint)
@@ -78,13 +85,12 @@ def make_latents(
             for domain in catalog.domains
         ]
         source = CatalogRef(fingerprint=catalog.fingerprint, path=str(catalog.path.resolve()))
-        shape = latents_shape(generator, made_by)
+        shape = latents_shape(load_codec(generator)[0], made_by)
         return publish(out, Manifest(made_by=made_by, shape=shape, catalog=source, domains=domains))
 
 
-def latents_shape(generator: str, made_by: Settings) -> list[int]:
+def latents_shape(codec: Codec, made_by: Settings) -> list[int]:
     """[V, 2, C, s, s] of one image."""
-    codec, _ = load_codec(generator)
     side = made_by.size // codec.stride
     return [1 + made_by.flipped, 2, codec.channels, side, side]
 

@@ -15,7 +15,7 @@ from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.monitor import Monitor
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
-from ucdr_ray.cluster.training_latents import bytes_of_latents, check_latents, latents_of
+from ucdr_ray.cluster.training_latents import Wanted, latents_of, wanted_latents
 from ucdr_ray.cluster.workers import Job, bank_shards, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
@@ -51,13 +51,13 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
     names = chosen_domains(config, catalog)
     # A backbone that can't be loaded and a store that can't be are said before anything is written or started.
     build_encoder(config)
-    check_latents(config, catalog, names)
+    latents = wanted_latents(config, catalog, names)
     uri = resolve_uri(config.tracking.uri, Path(out).parent) if config.tracking.enabled else None
     run = check_folder(Path(out), resume)
     with run.held():
         if begin(run, config, catalog, resume):
             with run.going():
-                _train(config, catalog, names, run, uri)
+                _train(config, catalog, names, run, uri, latents)
     return {
         "run": str(run.path),
         "encoder": str(run.encoder),
@@ -68,21 +68,24 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
     }
 
 
-def _train(config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri: str | None) -> None:
+def _train(
+    config: RunConfig, catalog: Catalog, names: list[str], run: Run, uri: str | None, latents: Wanted | None
+) -> None:
     sizes = [catalog.domain(name).images for name in names]
     workers = config.train.workers
     with _tracker(config, run, uri) as tracker:
         # Besides the workers' CPUs, two for the tasks that decode.
         start_ray(num_cpus=max(4, os.cpu_count() or 1, workers + 2))
         references = None
-        if stream.keeps(catalog, names, config.data, bytes_of_latents(config)):
+        if stream.keeps(catalog, names, config.data, latents.bytes if latents else 0):
             with progress("decode", "images", sum(sizes)) as meter:
                 references = stream.keep(catalog, names, config.data, meter.advance)
         domains = list(zip(names, sizes, strict=True))
         backbone = absolute(config.model.backbone)
         where = run.path.resolve()
         shards = _bank(config, sizes, where)
-        generator = latents_of(config, catalog, names, kept=references is not None)
+        kept = references is not None
+        generator = latents_of(latents, catalog, names, kept) if latents else None
         job = Job(
             config, Run(where), catalog.path.resolve(), domains, references, backbone, shards, generator
         )

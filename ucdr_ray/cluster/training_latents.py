@@ -19,24 +19,38 @@ from ucdr_ray.models.backbone import absolute
 from ucdr_ray.models.prompts import Prompts
 
 
-def check_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> None:
-    """See that generator, styles and latents can be had, before anything is written.
+@dataclass(frozen=True)
+class Wanted:
+    """The latents of a training: of which generator, made how, the folder if one is given, and bytes of an image."""
+
+    generator: str
+    made_by: Settings
+    given: str | None
+    bytes: int
+
+
+def wanted_latents(config: RunConfig, catalog: Catalog, names: list[str]) -> Wanted | None:
+    """See that generator, styles and latents can be had, before anything is written; None: the method has no generator.
 
     Raises:
         UserError: one can't; says what is allowed.
     """
     method = config.method
     if not isinstance(method, DudeConfig):
-        return
+        return None
     if strange := sorted(method.styles.keys() - set(names)):
         raise UserError(f"method.styles names {strange[0]!r}; the domains are {', '.join(names)}")
+    from ucdr_ray.cluster.latents import latents_shape, settings_for
     from ucdr_ray.models.generator_files import load_generator
 
-    made_by = _settings(method, config)
     generator = load_generator(method.generator)
+    side = method.generator_size or generator.size
+    made_by = settings_for(generator.codec, method.generator, side, config.data.resize)
     Prompts.of(generator.tokenizer, styles(method, names, generator.styles))
     if method.latents is not None:
         Latents.open(Path(method.latents), verify=False).check(catalog, made_by)
+    size = 2 * math.prod(latents_shape(generator.codec, made_by))
+    return Wanted(method.generator, made_by, method.latents, size)
 
 
 @dataclass(frozen=True)
@@ -51,18 +65,8 @@ class ForWorkers:
     references: list[list[Any]] | None
 
 
-def bytes_of_latents(config: RunConfig) -> int:
-    """Of one image; 0 for methods without a generator."""
-    method = config.method
-    if not isinstance(method, DudeConfig):
-        return 0
-    from ucdr_ray.cluster.latents import latents_shape
-
-    return 2 * math.prod(latents_shape(method.generator, _settings(method, config)))
-
-
-def latents_of(config: RunConfig, catalog: Catalog, names: list[str], kept: bool) -> ForWorkers | None:
-    """The latents, made now if they are not there yet; None for methods without a generator.
+def latents_of(wanted: Wanted, catalog: Catalog, names: list[str], kept: bool) -> ForWorkers:
+    """The latents, made now if they are not there yet.
 
     Args:
         kept: whether they are kept in memory, as the decoded images are, or streamed.
@@ -71,24 +75,15 @@ def latents_of(config: RunConfig, catalog: Catalog, names: list[str], kept: bool
         UserError: they are stale, foreign or damaged.
         JobError: an image could not be decoded.
     """
-    method = config.method
-    if not isinstance(method, DudeConfig):
-        return None
     from ucdr_ray.cluster.latents import make_latents
 
-    made_by = _settings(method, config)
-    if method.latents is not None:
-        found = Latents.open(Path(method.latents))
+    made_by = wanted.made_by
+    if wanted.given is not None:
+        found = Latents.open(Path(wanted.given))
         found.check(catalog, made_by)
     else:
         folder = catalog.path.parent / f"{catalog.path.name}.latents"
         name = f"{made_by.codec.fingerprint[:8]}-{made_by.size}-{made_by.resize}"
-        found = make_latents(method.generator, catalog, folder / name, made_by)
+        found = make_latents(wanted.generator, catalog, folder / name, made_by)
     found = Latents(found.path.resolve(), found.manifest)  # a worker need not stand in the driver's folder
-    return ForWorkers(absolute(method.generator), found, stream.keep_latents(found, names) if kept else None)
-
-
-def _settings(method: DudeConfig, config: RunConfig) -> Settings:
-    from ucdr_ray.cluster.latents import settings
-
-    return settings(method.generator, method.generator_size, config.data.resize)
+    return ForWorkers(absolute(wanted.generator), found, stream.keep_latents(found, names) if kept else None)

@@ -81,7 +81,8 @@ def train(
     started = time.monotonic()
     loss, heeded = train_generator(opened, names, encoder, settings, out)
     seconds = round(time.monotonic() - started, 1)
-    summary = {"model": str(out), "loss": loss, "seconds": seconds, "heeded": asdict(heeded)}
+    rows = [asdict(row) for row in heeded]
+    summary = {"model": str(out), "loss": loss, "seconds": seconds, "heeded": rows}
     if json_file == "-":
         typer.echo(json.dumps(summary, indent=2))
         return
@@ -89,8 +90,10 @@ def train(
         write_json(Path(json_file), summary)
     ended = "" if loss is None else f", loss {loss:.4f}"
     typer.echo(f"{out}: trained in {seconds:,.0f} s{ended}")
-    typer.echo(f"told another image's [z], its loss rises by {100 * heeded.content:.1f} %", nl=False)
-    typer.echo(f"; told another style, by {100 * heeded.style:.1f} %")
+    typer.echo("its loss rises, told another image's [z] / another style:")
+    for row in heeded:
+        where = f"{row.size} px, times from {row.time_low:g} to {row.time_high:g}"
+        typer.echo(f"  {where}: {100 * row.content:.1f} % / {100 * row.style:.1f} %")
 
 
 def _styles(given: list[str], names: list[str]) -> dict[str, str]:

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.evaluation.contact import grid, png
-from ucdr_ray.evaluation.disentangle import rendered
 from ucdr_ray.images import to_array
 from ucdr_ray.models.content import load_content
 from ucdr_ray.models.device import fastest_device
+from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_files import load_generator
 from ucdr_ray.models.prompts import Prompts
+from ucdr_ray.models.sampling import sample
 
 _SIDE = 96  # pixels of a picture
 
@@ -52,3 +54,36 @@ def content_page(
     whole = np.concatenate([np.stack(shown)[:, None], drawn], axis=1)
     title = "An image, and what its [z] gives under every style"
     return png(grid(whole, headings, ["image", *words.values()], _SIDE, title))
+
+
+@torch.no_grad()
+def rendered(
+    generator: Generator,
+    prompts: Prompts,
+    content: Tensor,
+    style: Tensor | None,
+    steps: int = 20,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Each [z] under every style, all from the same noise: (R, K, 3, S, S) uint8.
+
+    Args:
+        prompts: of the K styles.
+        content: (R, W) the images' [z].
+        style: as of `Prompts.filled`.
+    """
+    none = generator.text(
+        generator.empty_prompt().to(content.device),
+        torch.zeros(0, 2, dtype=torch.int64, device=content.device),
+        content[:0],
+    )
+    side = int(generator.unet.config.sample_size)
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(content), generator.codec.channels, side, side, generator=draw).to(content.device)
+    columns = []
+    for index in range(len(prompts.ids)):
+        domain = torch.full((len(content),), index)
+        text = generator.text(*prompts.filled(domain, content, style))
+        columns.append(sample(generator, text, none, noise, steps, guidance).cpu().numpy())
+    return np.stack(columns, axis=1)

@@ -1,17 +1,12 @@
-"""Seeing disentanglement: one [z] under every style, and what can be read off the embedding."""
+"""Seeing disentanglement: what linear probes read off the embedding and off [z]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ucdr_ray.evaluation.probe import probe
 from ucdr_ray.evaluation.protocols import DomainVectors
-from ucdr_ray.models.diffusion import Generator
-from ucdr_ray.models.prompts import Prompts
-from ucdr_ray.models.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -46,36 +41,3 @@ class Disentangled:
             what: {"before": vars(before), "after": vars(after)}
             for what, (before, after) in (("embedding", self.embedding), ("content", self.content))
         }
-
-
-@torch.no_grad()
-def rendered(
-    generator: Generator,
-    prompts: Prompts,
-    content: Tensor,
-    style: Tensor | None,
-    steps: int = 20,
-    guidance: float = 3.0,
-    seed: int = 0,
-) -> np.ndarray:
-    """Each [z] under every style, all from the same noise: (R, K, 3, S, S) uint8.
-
-    Args:
-        prompts: of the K styles.
-        content: (R, W) the images' [z].
-        style: as of `Prompts.filled`.
-    """
-    none = generator.text(
-        generator.empty_prompt().to(content.device),
-        torch.zeros(0, 2, dtype=torch.int64, device=content.device),
-        content[:0],
-    )
-    side = int(generator.unet.config.sample_size)
-    draw = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(content), generator.codec.channels, side, side, generator=draw).to(content.device)
-    columns = []
-    for index in range(len(prompts.ids)):
-        domain = torch.full((len(content),), index)
-        text = generator.text(*prompts.filled(domain, content, style))
-        columns.append(sample(generator, text, none, noise, steps, guidance).cpu().numpy())
-    return np.stack(columns, axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from ucdr_ray.evaluation import report_maps as maps
 from ucdr_ray.evaluation import report_plots as plots
 from ucdr_ray.evaluation import report_tables as tables
 from ucdr_ray.evaluation.disentangle import Disentangled
@@ -120,11 +121,11 @@ def _disentangled(found: Disentangled, labelled: bool) -> dict[str, Any]:
 def _maps(
     before: Mapping[str, DomainVectors], after: Mapping[str, DomainVectors], seed: int
 ) -> dict[str, Any]:
-    sample = plots.draw_sample(before, after, seed)
+    sample = maps.draw_sample(before, after, seed)
     figures, mixed = [], []
     for when, vectors in (("before", sample.before), ("after", sample.after)):
-        points = plots.project(vectors, seed)
-        mixed.append(plots.mixing(vectors, sample.domains))
+        points = maps.project(vectors, seed)
+        mixed.append(maps.mixing(vectors, sample.domains))
         for what, groups, names in (
             ("domain", sample.domains, list(before)),
             ("class", sample.labels, sample.named),
@@ -132,9 +133,7 @@ def _maps(
             if not names:
                 continue
             title = f"{when} training, by {what}"
-            figures.append(
-                {"title": title, "image": _uri(plots.scatter(points, groups, names, title), "png")}
-            )
+            figures.append({"title": title, "image": _uri(maps.scatter(points, groups, names, title), "png")})
     return {"figures": figures, "points": len(sample.domains), "mixing": mixed}
 
 
