@@ -106,14 +106,14 @@ def judged_run(variant: Variant, catalog: Catalog, names: list[str]) -> dict[str
     mean = judge(encoder, catalog, names)["mean"]
     found = {name: mean[name] for name in ("map@all", "precision@1")} | read_off(encoder, "", catalog, names)
     if content.is_dir():
-        found |= read_off(content_encoder(encoder, load_content(content)[0]), "z ", catalog, names)
+        found |= read_off(content_encoder(encoder, load_content(content).word), "z ", catalog, names)
     return found
 
 
 def before(config: RunConfig, catalog: Catalog, names: list[str]) -> dict[str, float]:
     """The probes of what training starts from."""
     encoder = build_encoder(config)
-    content = start_content(load_generator(PACKAGED), encoder.backbone.dim, config.train.seed)
+    content = start_content(load_generator(PACKAGED), encoder, config.train.seed)
     return read_off(encoder, "", catalog, names) | read_off(
         content_encoder(encoder, content), "z ", catalog, names
     )

@@ -86,7 +86,7 @@ class DudeConfig(Contrastive):
     generator_size: int | None = Field(
         None, ge=16, le=2048, description="Side in pixels of the images it is shown; its own when empty."
     )
-    generator_precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    generator_precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Type of its weights; auto: bfloat16 on GPUs and on CPUs with instructions for it, else float32.",
     )
@@ -119,6 +119,11 @@ class DudeConfig(Contrastive):
     @model_validator(mode="after")
     def _check(self) -> "DudeConfig":
         self.needs(self.stages, {"warm_up": "weight_od", "cross_domain": "weight_cross"})
+        if self.fixed_style is not None and self.style_tokens != "words":
+            raise ValueError(
+                f"fixed_style={self.fixed_style} with style_tokens={self.style_tokens}, which learns each domain's; "
+                "allowed: one of the two"
+            )
         if self.time_low >= self.time_high:
             raise ValueError(
                 f"time_low={self.time_low:g} with time_high={self.time_high:g}; allowed: time_low below time_high"

@@ -1,7 +1,9 @@
 """Tensors by name: parts of a larger state, and what an optimizer remembers."""
 
+import hashlib
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -26,3 +28,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those whose names begin so, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of all weights and buffers: their names, shapes and numbers as float32."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(f"{name} {tuple(value.shape)}".encode())
+        found.update(value.detach().float().cpu().contiguous().numpy())
+    return found.hexdigest()

@@ -24,7 +24,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.decoded import decode, spans
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write, fingerprint
-from ucdr_ray.models.content import ContentWord
+from ucdr_ray.models.content import ContentWord, read_by
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_trainer import GeneratorTrainer
@@ -162,7 +162,8 @@ def train_generator(
                 tensors = trainer.state() | {"draw": draw.get_state()}
                 atomic_write(state, save(tensors, {"made_for": made_for}))
     made = trainer.averaged()
-    save_generator(made, out, settings.styles)
+    made.styles, made.start_for = settings.styles, read_by(encoder)
+    save_generator(made, out)
     state.unlink(missing_ok=True)
     return float(np.mean(losses[-100:])) if losses else None, heeded(made, shown, prompts, settings.seed)
 

@@ -37,6 +37,7 @@ _FREE = (
     "train.max_failures",
     "method.latents",
     "method.gradient_checkpointing",
+    "method.channels_last",
 )
 _OURS = {
     ".lock",
@@ -164,22 +165,25 @@ def _is_ours(name: str) -> bool:
     return name in _OURS or is_temporary(name)
 
 
-def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
+def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool, generator: str | None = None) -> bool:
     """Start the run, or with `resume` take it up where its newest checkpoint is; call it while the run is held.
 
     A folder in which no worker has trained yet counts as empty: whatever a call left there, another one takes it over.
+
+    Args:
+        generator: fingerprint of the one that teaches, of methods that have one.
 
     Returns:
         False if there is nothing to do, because the run is finished.
 
     Raises:
-        UserError: the run is of another config or catalog, is finished or unfinished without `resume`, or its newest
-            checkpoint is damaged.
+        UserError: the run is of another config, catalog or generator, is finished or unfinished without `resume`, or
+            its newest checkpoint is damaged.
     """
     path = run.path
     values = run.read() if (path / "run.json").exists() else None
     if values is None or not run.begun():
-        _write_new(run, config, catalog, values or {})
+        _write_new(run, config, catalog, generator, values or {})
         return True
     if values["config_fingerprint"] != config_fingerprint(config):
         where = _difference(run, config)
@@ -187,6 +191,10 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
     if values["catalog_fingerprint"] != catalog.fingerprint:
         there = values["catalog"]
         raise UserError(f"--out {path} holds a run on another catalog, {there}; choose another --out")
+    if values.get("generator_fingerprint", generator) != generator:
+        raise UserError(
+            f"--out {path} holds a run taught by another generator, of other weights; choose another --out"
+        )
     if values["status"] == "finished" and not resume:
         raise UserError(f"{path} holds a finished run; choose another --out to train anew")
     if values["status"] == "finished":
@@ -203,11 +211,15 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool) -> bool:
     return True
 
 
-def _write_new(run: Run, config: RunConfig, catalog: Catalog, before: dict[str, Any]) -> None:
+def _write_new(
+    run: Run, config: RunConfig, catalog: Catalog, generator: str | None, before: dict[str, Any]
+) -> None:
     """Make the folder that of a run that nothing has been trained of; `before` is the `run.json` that it replaces."""
+    made_by = config_fingerprint(config)
     identity = {
-        "config_fingerprint": config_fingerprint(config),
+        "config_fingerprint": made_by,
         "catalog_fingerprint": catalog.fingerprint,
+        "generator_fingerprint": generator,
     }
     same = before.items() >= identity.items()
     if not same:
@@ -216,7 +228,7 @@ def _write_new(run: Run, config: RunConfig, catalog: Catalog, before: dict[str, 
     write_json(run.path / "run.json", {
         "format": "ucdr-run",
         "version": 1,
-        "name": f"{config.method.name}-{identity['config_fingerprint'][:8]}-{run.path.name}",
+        "name": f"{config.method.name}-{made_by[:8]}-{run.path.name}",
         **identity,
         "catalog": str(catalog.path.resolve()),
         "mlflow_run_id": before["mlflow_run_id"] if same else None,

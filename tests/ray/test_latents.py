@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.generators import generator, save
 from tests.tiny import make_catalog
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster.latents import make_latents, settings
+from ucdr_ray.cluster.parts import held
 from ucdr_ray.errors import UserError
 from ucdr_ray.images import to_array
 from ucdr_ray.latents import Latents
@@ -111,6 +113,22 @@ def test_a_folder_of_something_else_is_left_alone(world, tmp_path):
 def test_two_jobs_do_not_write_to_one_folder(world, tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process"):
         make(world, tmp_path)
+
+
+def test_a_training_waits_for_another_ones_latents(tmp_path, capfd):
+    entered = threading.Event()
+
+    def wait() -> None:
+        with held(tmp_path, "writing latents", wait=True):
+            entered.set()
+
+    with FileLock(tmp_path / ".lock"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.5)
+    waiting.join()
+    assert entered.is_set()
+    assert capfd.readouterr().err == f"waiting for another process that is writing latents to {tmp_path}\n"
 
 
 def test_a_size_that_the_model_cannot_take_is_refused(world):

@@ -10,6 +10,7 @@ from tests.generators import generator, save
 from ucdr_ray.errors import UserError
 from ucdr_ray.models.generator_files import load_codec, load_generator
 from ucdr_ray.models.prompts import Prompts, prompt
+from ucdr_ray.models.small_generator import small_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,41 @@ def test_the_loss_is_the_error_of_the_predicted_noise_or_velocity(prediction: st
     expected = ((predicted - target) ** 2).flatten(1).mean(1)
     found = made.loss(latent, noise, t, text)
     torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("way", "tolerance"), [("bfloat16", 0.1), ("channels last", 1e-4), ("computed again", 1e-5)]
+)
+def test_cheaper_ways_give_the_same_gradient(way: str, tolerance: float) -> None:
+    torch.manual_seed(3)
+    latent, noise, t = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([0, 300, 700, 999])
+    content = torch.randn(4, 24)
+
+    def gradient(made) -> torch.Tensor:
+        word = content.clone().requires_grad_(True)
+        made.loss(latent, noise, t, told(made, word)).sum().backward()
+        return word.grad
+
+    calls = []
+    other = generator()
+    other.unet.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    if way == "bfloat16":
+        other.to(torch.bfloat16)
+    elif way == "channels last":
+        other.unet.to(memory_format=torch.channels_last)
+    else:
+        other.unet.enable_gradient_checkpointing()
+    expected, found = gradient(generator()), gradient(other)
+    assert float((found - expected).norm()) <= tolerance * float(expected.norm())
+    assert len(calls) == (2 if way == "computed again" else 1)
+
+
+@pytest.mark.parametrize("word", ["sketch", "фото", "照片", "dessin-à-l'encre"])
+def test_words_of_all_writings_are_known(word: str) -> None:
+    tokenizer = small_tokenizer(["a", "of", word])
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids).replace(" ", "") == word
+    assert len(ids) == 1 or not word.isalpha()
 
 
 def test_nothing_but_the_content_gets_a_gradient_and_it_moves_the_loss() -> None:

@@ -9,7 +9,7 @@ from ucdr_ray.draws import Draws
 from ucdr_ray.errors import UserError
 from ucdr_ray.methods.base import Batch
 from ucdr_ray.methods.dude import Dude, start_content, styles
-from ucdr_ray.models.content import ContentWord, load_content
+from ucdr_ray.models.content import ContentWord, load_content, read_by
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
@@ -113,16 +113,19 @@ def test_warm_up_trains_the_encoder_by_the_generator_alone_and_leaves_the_bank()
 def test_z_starts_as_it_was_trained_along_with_the_generator() -> None:
     made = generator()
     torch.manual_seed(5)
+    encoder = Encoder.from_backbone("random:resnet-mini", 32)
     made.start = ContentWord(256, made.width, 1.0).requires_grad_(False)
+    made.start_for = read_by(encoder)
     feature = torch.randn(3, 256)
-    started = start_content(made, 256, seed=0)
+    started = start_content(made, encoder, seed=0)
     assert torch.equal(started(feature), made.start(feature))
     assert all(parameter.requires_grad for parameter in started.parameters())
     with torch.no_grad():
         started.length.zero_()
     assert not torch.equal(started(feature), made.start(feature))
-    with pytest.raises(UserError, match="backbone with 256 features; model.backbone has 64"):
-        start_content(made, 64, seed=0)
+    for another in (("random:vit-tiny", 32), ("random:resnet-mini", 48), ("random:resnet-mini", 32, 1)):
+        with pytest.raises(UserError, match="another backbone"):
+            start_content(made, Encoder.from_backbone(*another), seed=0)
 
 
 def test_styles_are_those_given_then_those_the_generator_was_told_then_the_names() -> None:
@@ -186,15 +189,16 @@ def test_style_words_are_learnt_where_they_are_to_be(start: str, learnt: bool) -
 @pytest.mark.parametrize("start", ["words", "tuned"])
 def test_what_makes_the_content_is_saved_whole(tmp_path, start: str) -> None:
     made = method(f"style_tokens={start}", "styles={sketch: pencil drawing}")
-    made.save_content(tmp_path / "content", "some/model")
-    content, style, words, source = load_content(tmp_path / "content")
-    assert (words, source) == ({"photo": "photo", "sketch": "pencil drawing"}, "some/model")
+    made.save_content(tmp_path / "content", "some/model", "0" * 64)
+    saved = load_content(tmp_path / "content")
+    assert (saved.styles, saved.generator) == ({"photo": "photo", "sketch": "pencil drawing"}, "some/model")
+    assert (saved.generator_sha256, saved.backbone_sha256) == ("0" * 64, None)
     feature = torch.randn(3, made.encoder.backbone.dim)
-    assert torch.equal(content(feature), made.extras()["content"](feature))
+    assert torch.equal(saved.word(feature), made.extras()["content"](feature))
     if start == "tuned":
-        assert torch.equal(style.words, made.extras()["style"].words)
+        assert torch.equal(saved.style.words, made.extras()["style"].words)
     else:
-        assert style is None
+        assert saved.style is None
     file = tmp_path / "content" / "content.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match="damaged"):

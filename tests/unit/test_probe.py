@@ -1,6 +1,9 @@
+import warnings
+
 import numpy as np
 import pytest
 
+from ucdr_ray.evaluation import probe as probing
 from ucdr_ray.evaluation.probe import probe
 
 
@@ -37,3 +40,13 @@ def test_the_same_seed_gives_the_same_figure():
 def test_too_few_give_no_figure():
     assert probe(np.zeros((8, 2)), ["a"] * 6 + ["b"] * 2) is None
     assert probe(np.zeros((0, 2)), []) is None
+
+
+def test_kinds_that_are_rare_in_the_sample_are_left_out(monkeypatch):
+    """Among many more vectors than are looked at: folds without one of them would count as a miss."""
+    monkeypatch.setattr(probing, "_MOST", 200)
+    rng = np.random.default_rng(3)
+    kinds = np.array([0] * 1000 + [1] * 1000 + [2] * 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert probe(vectors(rng, kinds, 20.0), kinds.astype(str)) > 0.99

@@ -76,6 +76,15 @@ def test_another_number_of_workers_is_named_where_it_matters(tmp_path, catalog):
     assert begin(run, config, catalog, resume=True)
 
 
+def test_another_generator_is_named(tmp_path, catalog):
+    run = check_folder(tmp_path / "run", resume=False)
+    begin(run, tiny_config(), catalog, False, "a" * 64)
+    run.add_start(0)
+    with pytest.raises(UserError, match="taught by another generator"):
+        begin(run, tiny_config(), catalog, True, "b" * 64)
+    assert begin(run, tiny_config(), catalog, True, "a" * 64)
+
+
 def test_folders_that_are_no_run(tmp_path):
     with pytest.raises(UserError, match="--resume: there is no run at"):
         check_folder(tmp_path / "missing", resume=True)

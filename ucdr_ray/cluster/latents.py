@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,13 @@ def settings_for(
 
 
 def make_latents(
-    generator: str, catalog: Catalog, out: Path, made_by: Settings, batch: int = 16, actors: int | None = None
+    generator: str,
+    catalog: Catalog,
+    out: Path,
+    made_by: Settings,
+    batch: int = 16,
+    actors: int | None = None,
+    wait: bool = False,
 ) -> Latents:
     """Write the latents of ``catalog`` into ``out``. Parts that an earlier, interrupted call finished are kept, and
     so is all of it if nothing has changed.
@@ -50,22 +57,20 @@ def make_latents(
     Args:
         batch: images at a time through the VAE.
         actors: copies of the VAE; without it one for each GPU, or without GPUs for each CPU.
+        wait: for another process that writes to ``out``.
 
     Raises:
-        UserError: ``out`` holds something else, or another process writes to it.
+        UserError: ``out`` holds something else, or another process writes to it and is not waited for.
         JobError: an image could not be decoded (named), or a worker failed.
     """
     out = out.resolve()
     check_out(out, "latents", {"latents", ".lock"})
     rows = rows_of(catalog, catalog.domains, out, "latents", {"settings": made_by.model_dump()})
-    with held(out, "writing latents"):
-        if (out / "manifest.json").exists():
-            try:
-                found = Latents.open(out)
-                found.check(catalog, made_by)
-                return found
-            except UserError:
-                pass  # stale: parts that still fit are kept below
+    if (found := _finished(catalog, out, made_by)) is not None:
+        return found
+    with held(out, "writing latents", wait):
+        if (found := _finished(catalog, out, made_by)) is not None:
+            return found  # by another process, in the meantime
         known = {row["file"]: finished_part(out, row["file"], row["made_from"], "latents") for row in rows}
         done = {file: part for file, part in known.items() if part is not None}
         pending = [row for row in rows if row["file"] not in done]
@@ -89,6 +94,18 @@ def make_latents(
         return publish(out, Manifest(made_by=made_by, shape=shape, catalog=source, domains=domains))
 
 
+def _finished(catalog: Catalog, out: Path, made_by: Settings) -> Latents | None:
+    """The latents, where they are whole and of these images and settings; of others, parts may still fit."""
+    if not (out / "manifest.json").exists():
+        return None
+    try:
+        found = Latents.open(out)
+        found.check(catalog, made_by)
+    except UserError:
+        return None
+    return found
+
+
 def latents_shape(codec: Codec, made_by: Settings) -> list[int]:
     """[V, 2, C, s, s] of one image."""
     side = made_by.size // codec.stride
@@ -109,17 +126,17 @@ class LatentMaker:
         table = pq.read_table(row["source"], columns=["id", "image", "source"])
         ids = table["id"].to_pylist()
         try:
-            # map runs ahead of the VAE, so that decoding goes on while it computes
             pixels = self.threads.map(self._pixels, table["image"].to_pylist(), table["source"].to_pylist())
-            images = torch.from_numpy(np.stack(list(pixels)))
-            latents = np.concatenate([self._encode(some) for some in images.split(self.batch)])
+            latents = []
+            while some := list(islice(pixels, self.batch)):  # the threads decode what comes next
+                latents.append(self._encode(torch.from_numpy(np.stack(some))))
             part = write_part(
                 Path(row["out"]),
                 row["file"],
                 row["domain"],
                 row["first_slot"],
                 ids,
-                latents,
+                np.concatenate(latents),
                 row["made_from"],
             )
         except (JobError, UserError) as error:

@@ -1,6 +1,7 @@
 """Jobs that turn each part of a catalog into a part of something else, on a pool of Ray Data actors."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +41,28 @@ def rows_of(
 
 
 @contextmanager
-def held(out: Path, doing: str) -> Iterator[None]:
-    """Keep other processes from writing to ``out``, which is made if missing. UserError: one does already."""
+def held(out: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from writing to ``out``, which is made if missing.
+
+    Args:
+        wait: for one that does already, until it ends or dies.
+
+    Raises:
+        UserError: one does already, and it is not to be waited for.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
     try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"--out {out}: another process is {doing} there") from None
+        if not wait:
+            raise UserError(f"--out {out}: another process is {doing} there") from None
+        print(f"waiting for another process that is {doing} to {out}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run(doing: str, rows: list[Row], actor: type, actors: int | None, **arguments: Any) -> Iterator[Part]:

@@ -50,12 +50,11 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
     """
     names = chosen_domains(config, catalog)
     # A backbone that can't be loaded and a store that can't be are said before anything is written or started.
-    build_encoder(config)
-    latents = wanted_latents(config, catalog, names)
+    latents = wanted_latents(config, catalog, names, build_encoder(config))
     uri = resolve_uri(config.tracking.uri, Path(out).parent) if config.tracking.enabled else None
     run = check_folder(Path(out), resume)
     with run.held():
-        if begin(run, config, catalog, resume):
+        if begin(run, config, catalog, resume, latents.fingerprint if latents else None):
             with run.going():
                 _train(config, catalog, names, run, uri, latents)
     return {

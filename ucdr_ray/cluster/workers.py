@@ -73,13 +73,14 @@ def work(job: Job, rank: int = 0, workers: int = 1) -> None:
         encoder.name += f", trained ({config.method.name})"
         encoder.save(run.encoder)
         if isinstance(trainer.method, Dude):
-            trainer.method.save_content(run.content, generator_at(job))
+            assert job.generator is not None
+            trainer.method.save_content(run.content, job.generator.generator, job.generator.fingerprint)
 
 
 def frozen_generator(job: Job) -> Generator | None:
     """The generator that the method wants, on the worker's device."""
     config, method = job.config, job.config.method
-    if not isinstance(method, DudeConfig):
+    if not isinstance(method, DudeConfig) or job.generator is None:
         return None
     from ucdr_ray.models.generator_files import load_generator  # seconds, for this method only
 
@@ -87,18 +88,12 @@ def frozen_generator(job: Job) -> Generator | None:
     automatic = torch.bfloat16 if device.type == "cuda" or fast_bfloat16(device) else torch.float32
     named = method.generator_precision
     dtype: torch.dtype = automatic if named == "auto" else getattr(torch, named)
-    generator = load_generator(generator_at(job), dtype).to(device)
+    generator = load_generator(job.generator.generator, dtype).to(device)
     last = device.type == "cuda" if method.channels_last is None else method.channels_last
     generator.unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     if method.gradient_checkpointing:
         generator.unet.enable_gradient_checkpointing()
     return generator
-
-
-def generator_at(job: Job) -> str:
-    """The folder or name of the method's generator."""
-    assert job.generator is not None
-    return job.generator.generator
 
 
 def make_memory(

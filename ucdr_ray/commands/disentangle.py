@@ -81,16 +81,15 @@ def disentangle(
 
 def _seen(run: "Run", catalog: "Catalog", images: int, guidance: float, seed: int) -> "Disentangled":
     from ucdr_ray.config import load_config
-    from ucdr_ray.engine import build_encoder
     from ucdr_ray.evaluation.content_page import content_page
     from ucdr_ray.evaluation.content_probes import content_probes, probed_on
     from ucdr_ray.evaluation.disentangle import Disentangled
-    from ucdr_ray.evaluation.features import chosen_domains
+    from ucdr_ray.evaluation.features import chosen_domains, untrained
     from ucdr_ray.models.encoder import Encoder
 
     config = load_config(run.path / "config.yaml")
     names = chosen_domains(catalog, config.data.domains)
-    start, encoder = build_encoder(config), Encoder.load(run.encoder)
+    start, encoder = untrained(config), Encoder.load(run.encoder)
     return Disentangled(
         content_page(encoder, run.content, catalog, images, guidance, seed),
         (probed_on(start, catalog, names, seed), probed_on(encoder, catalog, names, seed)),

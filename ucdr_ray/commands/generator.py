@@ -59,7 +59,7 @@ def train(
 
     It learns to draw "a STYLE of a [z]": the style is the domain's word, [z] what a fixed backbone sees in the image.
     Use it where Stable Diffusion does not know your domains: ucdr train --set method.name=dude --set
-    method.generator=MODEL, with the same backbone. Interrupted, the same command goes on where it stopped.
+    method.generator=MODEL, with the same backbone and size. Interrupted, the same command goes on where it stopped.
 
     Example: ucdr generator train catalogs/emoji --backbone weights/mobilenet_v1 --size 64 --out models/emoji
     """

@@ -39,6 +39,13 @@ def report(
         Path | None, typer.Option(metavar="FILE.html", help="The page; RUN/report.html without it.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the queries shown and of the maps.")] = 0,
+    disentangle: Annotated[
+        bool,
+        typer.Option(
+            help="Of runs with a generator, show what it draws of [z]: minutes on a GPU with Stable Diffusion, "
+            "hours without one."
+        ),
+    ] = True,
 ) -> None:
     """Write one HTML page that shows what training changed; it needs no network and no other file.
 
@@ -50,11 +57,10 @@ def report(
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.config import load_config
     from ucdr_ray.embeddings import Embeddings
-    from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain
+    from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain, untrained
     from ucdr_ray.evaluation.report import build_report
     from ucdr_ray.evaluation.report_examples import pictures_of
     from ucdr_ray.files import atomic_write
-    from ucdr_ray.models.backbone import build_backbone
     from ucdr_ray.models.device import fastest_device
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
@@ -71,10 +77,9 @@ def report(
         after = {name: read_domain(made, images, name) for name in names}
     else:
         after = embed_domains(encoder.to(fastest_device()), images, names)
-    backbone = build_backbone(config.model.backbone, config.train.seed)
-    zero = Encoder(backbone, config.data.size, config.data.resize)
-    before = embed_domains(zero.to(fastest_device()), images, names)
-    disentangled = _disentangled(opened, config, encoder, images, before, after, seed)
+    before = embed_domains(untrained(config).to(fastest_device()), images, names)
+    shown = disentangle and opened.content.is_dir()
+    disentangled = _disentangled(opened, config, encoder, images, before, after, seed) if shown else None
     page = build_report(
         _about(opened, images, names, encoder.name),
         opened.metrics(),
@@ -97,14 +102,12 @@ def _disentangled(
     before: "Mapping[str, DomainVectors]",
     after: "Mapping[str, DomainVectors]",
     seed: int,
-) -> "Disentangled | None":
-    """Of runs with a generator."""
+) -> "Disentangled":
+    """Of a run with a generator."""
     from ucdr_ray.evaluation.content_page import content_page
     from ucdr_ray.evaluation.content_probes import content_probes
     from ucdr_ray.evaluation.disentangle import Disentangled, probed
 
-    if not run.content.is_dir():
-        return None
     page = content_page(encoder, run.content, catalog, seed=seed)
     return Disentangled(
         page,

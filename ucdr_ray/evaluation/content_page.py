@@ -13,11 +13,12 @@ from ucdr_ray.models.content import load_content
 from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.models.generator_files import load_generator
+from ucdr_ray.models.generator_files import load_teacher
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.models.sampling import sample
 
 _SIDE = 96  # pixels of a picture
+_ROWS = 16  # drawn at a time
 
 
 def content_page(
@@ -34,11 +35,14 @@ def content_page(
         UserError: content word, generator or catalog are missing or damaged.
     """
     device = fastest_device()
-    word, style, words, source = load_content(content)
-    generator, encoder = load_generator(source).to(device), encoder.to(device)
-    prompts = Prompts.of(generator.tokenizer, list(words.values()))
+    made = load_content(content)
+    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    generator, encoder = load_teacher(made).to(device, precision), encoder.to(device)
+    # Domains may share a style; those that are learnt are each domain's own.
+    columns = list(made.styles.values() if made.style else dict.fromkeys(made.styles.values()))
+    prompts = Prompts.of(generator.tokenizer, columns)
     shown, pixels, headings = [], [], []
-    for domain in words:
+    for domain in made.styles:
         count = catalog.domain(domain).images
         slots = np.random.default_rng(seed).choice(count, min(images, count), replace=False)
         table = catalog.take(domain, slots.tolist(), ["image"])
@@ -48,12 +52,12 @@ def content_page(
             headings.append(domain)
     with torch.no_grad():
         feature = encoder.feature(torch.from_numpy(np.stack(pixels)).to(device).float() / 255)
-        told = word.to(device)(feature)
-    learnt = None if style is None else style.words.detach().to(device)
+        told = made.word.to(device)(feature)
+    learnt = None if made.style is None else made.style.words.detach().to(device)
     drawn = rendered(generator, prompts, told, learnt, guidance=guidance, seed=seed)
     whole = np.concatenate([np.stack(shown)[:, None], drawn], axis=1)
     title = "An image, and what its [z] gives under every style"
-    return png(grid(whole, headings, ["image", *words.values()], _SIDE, title))
+    return png(grid(whole, headings, ["image", *columns], _SIDE, title))
 
 
 @torch.no_grad()
@@ -83,7 +87,9 @@ def rendered(
     noise = torch.randn(len(content), generator.codec.channels, side, side, generator=draw).to(content.device)
     columns = []
     for index in range(len(prompts.ids)):
-        domain = torch.full((len(content),), index)
-        text = generator.text(*prompts.filled(domain, content, style))
-        columns.append(sample(generator, text, none, noise, steps, guidance).cpu().numpy())
+        pieces = []
+        for some in torch.arange(len(content)).split(_ROWS):
+            text = generator.text(*prompts.filled(torch.full((len(some),), index), content[some], style))
+            pieces.append(sample(generator, text, none, noise[some], steps, guidance).cpu().numpy())
+        columns.append(np.concatenate(pieces))
     return np.stack(columns, axis=1)

@@ -11,7 +11,7 @@ from ucdr_ray.methods.dude import start_content
 from ucdr_ray.models.content import content_encoder, load_content
 from ucdr_ray.models.device import fastest_device
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.models.generator_files import load_generator
+from ucdr_ray.models.generator_files import load_teacher
 from ucdr_ray.run import Run
 
 
@@ -31,8 +31,8 @@ def content_probes(
     Raises:
         UserError: the content word or its generator are missing or damaged.
     """
-    content, _, _, source = load_content(run.content)
-    start = build_encoder(config)
-    first = start_content(load_generator(source), start.backbone.dim, config.train.seed)
-    before, after = content_encoder(start, first), content_encoder(encoder, content)
+    made = load_content(run.content)
+    start = build_encoder(config).eval()
+    first = start_content(load_teacher(made), start, config.train.seed)
+    before, after = content_encoder(start, first), content_encoder(encoder, made.word)
     return probed_on(before, catalog, names, seed), probed_on(after, catalog, names, seed)

@@ -7,12 +7,20 @@ import numpy as np
 import torch
 
 from ucdr_ray.catalog import Catalog
+from ucdr_ray.config import RunConfig
 from ucdr_ray.embeddings import Embeddings, check_unit
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.images import Reject, to_array
+from ucdr_ray.models.backbone import build_backbone
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.progress import progress
+
+
+def untrained(config: RunConfig) -> Encoder:
+    """What a run is compared with: its backbone before training, without a head. UserError: it can't be loaded."""
+    backbone = build_backbone(config.model.backbone, config.train.seed)
+    return Encoder(backbone, config.data.size, config.data.resize)
 
 
 def chosen_domains(catalog: Catalog, wanted: Sequence[str] | None) -> list[str]:

@@ -21,14 +21,15 @@ def probe(vectors: np.ndarray, kinds: Sequence[str], seed: int = 0) -> float | N
 
     Args:
         vectors: (N, D); of more than 10,000 a sample is taken.
-        kinds: (N,) what each is; kinds of fewer than five vectors are left out.
+        kinds: (N,) what each is; kinds of fewer than five vectors, or in the sample, are left out.
     """
     _, numbers, counts = np.unique(np.asarray(kinds), return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts[numbers] >= _FOLDS)
-    if len(np.unique(numbers[kept])) < 2:
-        return None
     if len(kept) > _MOST:
         kept = np.random.default_rng(seed).choice(kept, _MOST, replace=False)
+        kept = kept[np.bincount(numbers[kept], minlength=len(counts))[numbers[kept]] >= _FOLDS]
+    if len(np.unique(numbers[kept])) < 2:
+        return None
     x, y = np.asarray(vectors, np.float64)[kept], numbers[kept]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100, class_weight="balanced"))
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.method_settings import DudeConfig
 from ucdr_ray.methods.base import Batch, Losses, Stage
 from ucdr_ray.methods.staged import Staged, weighted
-from ucdr_ray.models.content import ContentWord, Describing, save_content, style_words
+from ucdr_ray.models.content import Content, ContentWord, Describing, read_by, save_content, style_words
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
@@ -42,7 +42,7 @@ class Dude(Staged):
         self.generator = generator
         self.domain_names = domains
         self.prompts = Prompts.of(generator.tokenizer, styles(config, domains, generator.styles))
-        content = start_content(generator, encoder.backbone.dim, seed)
+        content = start_content(generator, encoder, seed)
         style = style_words(self.prompts, generator.vocabulary(), config.style_tokens, seed)
         self.online = Describing(encoder, content, style).to(next(encoder.parameters()).device)
 
@@ -103,13 +103,17 @@ class Dude(Staged):
         with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
             return self.online(pixels, embed, describe)
 
-    def save_content(self, folder: Path, generator: str) -> None:
-        """Write what makes [z], for `models.content.load_content`; `generator` is where that lies."""
+    def save_content(self, folder: Path, generator: str, generator_sha256: str | None) -> None:
+        """Write what makes [z], for `models.content.load_content`.
+
+        Args:
+            generator: where it lies; its fingerprint may be told.
+        """
         inner = self._describing
         words = dict(
             zip(self.domain_names, styles(self.config, self.domain_names, self.generator.styles), strict=True)
         )
-        save_content(folder, inner.content, inner.style, words, generator)
+        save_content(folder, Content(inner.content, inner.style, words, generator, generator_sha256))
 
     def extras(self) -> dict[str, nn.Module]:
         inner = self._describing
@@ -126,17 +130,22 @@ class Dude(Staged):
         return inner
 
 
-def start_content(generator: Generator, feature: int, seed: int) -> ContentWord:
+def start_content(generator: Generator, encoder: Encoder, seed: int) -> ContentWord:
     """g as it was trained along with the generator, or a fresh one.
 
+    Args:
+        encoder: as training finds it.
+
     Raises:
-        UserError: it was trained along for features of another dimension than `feature`.
+        UserError: the generator's g was trained to read the features of another backbone.
     """
+    feature = encoder.backbone.dim
     if isinstance(generator.start, ContentWord):
-        if generator.start.feature != feature:
+        if generator.start.feature != feature or generator.start_for not in (None, read_by(encoder)):
             raise UserError(
-                f"generator {generator.name} was trained for a backbone with {generator.start.feature} features; "
-                f"model.backbone has {feature}"
+                f"generator {generator.name} was trained along with another backbone ({generator.start.feature} "
+                f"features) than {encoder.name} ({feature}) at {encoder.size} px; allowed: the same model.backbone, "
+                "train.seed where its weights are random, and data.size"
             )
         return copy.deepcopy(generator.start).requires_grad_(True)
     with torch.random.fork_rng(devices=[]):

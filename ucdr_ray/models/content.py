@@ -1,5 +1,6 @@
 """[z]: an image's content as a word's embedding, and words for styles that are learnt."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.files import sha256_file, staged_folder, write_json
+from ucdr_ray.files import fingerprint, sha256_file, staged_folder, write_json
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.prompts import Prompts
-from ucdr_ray.named_tensors import below
+from ucdr_ray.named_tensors import below, digest
 from ucdr_ray.records import Record, Sha256, read_record
 
 CONTENT = "content"  # folder of g, in that of a generator which it was trained along with
@@ -90,7 +91,12 @@ def content_encoder(encoder: Encoder, content: ContentWord) -> Encoder:
     shape = (content.feature, content.width)
     made = Encoder(encoder.backbone, encoder.size, encoder.resize, shape, "head", f"[z] of {encoder.name}")
     made.head = content
-    return made
+    return made.train(encoder.training)
+
+
+def read_by(encoder: Encoder) -> str:
+    """SHA-256 of what decides the features that g reads: the backbone's weights, and the size of the images."""
+    return fingerprint([digest(encoder.backbone), encoder.size])
 
 
 def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> StyleWords | None:
@@ -106,8 +112,8 @@ def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> 
     words = embeddings[ids].float()
     if start == "free":
         draw = torch.Generator().manual_seed(seed)
-        scale = embeddings.float().norm(dim=1).mean() / words.shape[1] ** 0.5
-        words = scale * torch.randn(words.shape, generator=draw)
+        scale = float(embeddings.float().norm(dim=1).mean()) / words.shape[1] ** 0.5
+        words = scale * torch.randn(words.shape, generator=draw)  # on the CPU: the same on every device
     return StyleWords(words)
 
 
@@ -119,18 +125,34 @@ class _Description(Record):
     styles: dict[str, str]
     style_words: int
     generator: str
+    generator_sha256: Sha256 | None = None
+    backbone_sha256: Sha256 | None = None
     sha256: Sha256
 
 
-def save_content(
-    folder: Path, content: ContentWord, style: StyleWords | None, styles: dict[str, str], generator: str
-) -> None:
-    """Write what makes [z]; the folder appears whole or not at all.
+@dataclass(frozen=True)
+class Content:
+    """What makes [z], and what it was made with.
 
-    Args:
+    Attributes:
+        word: g. style: learnt style words, if they were.
         styles: each domain's style, in words.
-        generator: where the generator is.
+        generator: where the generator is; "." for the folder around this one.
+        generator_sha256: `Generator.fingerprint`; None: not known, as of the folder around this one.
+        backbone_sha256: `read_by` of the encoder, where that lies elsewhere; None: not known.
     """
+
+    word: ContentWord
+    style: StyleWords | None
+    styles: dict[str, str]
+    generator: str
+    generator_sha256: str | None = None
+    backbone_sha256: str | None = None
+
+
+def save_content(folder: Path, made: Content) -> None:
+    """Write what makes [z]; the folder appears whole or not at all."""
+    content, style = made.word, made.style
     with staged_folder(folder) as staging:
         state = {f"content.{name}": value for name, value in content.state_dict().items()}
         state |= (
@@ -141,15 +163,17 @@ def save_content(
         described = _Description(
             feature=content.feature,
             width=content.width,
-            styles=styles,
+            styles=made.styles,
             style_words=0 if style is None else len(style.words),
-            generator=generator,
+            generator=made.generator,
+            generator_sha256=made.generator_sha256,
+            backbone_sha256=made.backbone_sha256,
             sha256=sha256_file(file),
         )
         write_json(staging / "content.json", described.model_dump())
 
 
-def load_content(folder: Path) -> tuple[ContentWord, StyleWords | None, dict[str, str], str]:
+def load_content(folder: Path) -> Content:
     """Read what `save_content` wrote.
 
     Raises:
@@ -168,4 +192,5 @@ def load_content(folder: Path) -> tuple[ContentWord, StyleWords | None, dict[str
             style.load_state_dict(below("style.", state))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} doesn't hold a whole content word: {str(error).splitlines()[0]}") from None
-    return content.eval(), style, told.styles, told.generator
+    made_with = told.generator, told.generator_sha256, told.backbone_sha256
+    return Content(content.eval(), style, told.styles, *made_with)

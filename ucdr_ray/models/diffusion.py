@@ -5,13 +5,16 @@ Models are of the Stable Diffusion format of `diffusers`: a folder or hub name w
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ucdr_ray.files import fingerprint
 from ucdr_ray.models.codec import Codec
+from ucdr_ray.named_tensors import digest
 
 # Side of a latent up to which a CPU attends by plain products: backward its flash kernel takes twice as long.
 _SMALL = 32
@@ -23,6 +26,7 @@ class Generator(nn.Module):
 
     Args:
         start: g (`content.ContentWord`) as it was trained along with the model, if it was; g is to start from it.
+        start_for: what that g read: `content.read_by` of the encoder; None: not known.
         styles: the words that the model was told then for each domain's style.
     """
 
@@ -36,9 +40,10 @@ class Generator(nn.Module):
         name: str,
         start: nn.Module | None = None,
         styles: Mapping[str, str] | None = None,
+        start_for: str | None = None,
     ) -> None:
         super().__init__()
-        self.start, self.styles = start, styles or {}
+        self.start, self.styles, self.start_for = start, styles or {}, start_for
         self.codec = codec
         self.unet: Any = unet
         self.text_encoder: Any = text_encoder
@@ -49,6 +54,11 @@ class Generator(nn.Module):
     def train(self, mode: bool = True) -> "Generator":
         """Stays in evaluation mode: dropout would be noise in the loss."""
         return super().train(False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides `text` and `predict`, as it was loaded: of half precision it is another."""
+        return fingerprint([digest(self.unet), digest(self.text_encoder)])
 
     @property
     def timesteps(self) -> int:
@@ -108,9 +118,9 @@ class Generator(nn.Module):
         """The U-Net's output, float32."""
         dtype = next(self.unet.parameters()).dtype
         noised = noised.to(dtype)
-        if noised.device.type != "cpu":
-            return self.unet(noised, t, encoder_hidden_states=text.to(dtype)).sample.float()
-        with sdpa_kernel(_CPU_BACKENDS[noised.shape[-1] <= _SMALL]):
+        # What is computed again in the backward pass is so outside of here, and must be computed in the same way.
+        choose = noised.device.type == "cpu" and not self.unet.is_gradient_checkpointing
+        with sdpa_kernel(_CPU_BACKENDS[noised.shape[-1] <= _SMALL]) if choose else nullcontext():
             return self.unet(noised, t, encoder_hidden_states=text.to(dtype)).sample.float()
 
     def loss(self, latent: Tensor, noise: Tensor, t: Tensor, text: Tensor) -> Tensor:

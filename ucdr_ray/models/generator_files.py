@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.models.codec import Codec
-from ucdr_ray.models.content import CONTENT, load_content
+from ucdr_ray.models.content import CONTENT, Content, load_content
 from ucdr_ray.models.diffusion import Generator
 
 diffusers_logging.set_verbosity_error()
@@ -42,8 +42,22 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32, local: bool 
     codec = _codec(index, source, dtype, local)
     _check(source, unet.config, text.config, scheduler.config, codec)
     content = Path(_place(source)) / CONTENT
-    start, _, styles, _ = load_content(content) if content.is_dir() else (None, None, {}, "")
-    return Generator(unet, text, tokenizer, scheduler, codec, model_name(source), start, styles)
+    name = model_name(source)
+    if not content.is_dir():
+        return Generator(unet, text, tokenizer, scheduler, codec, name)
+    along = load_content(content)
+    start = along.word, along.styles, along.backbone_sha256
+    return Generator(unet, text, tokenizer, scheduler, codec, name, *start)
+
+
+def load_teacher(content: Content) -> Generator:
+    """The generator that taught a run's [z]. Raises as `load_generator`, and where it is another one by now."""
+    generator = load_generator(content.generator)
+    if content.generator_sha256 not in (None, generator.fingerprint):
+        raise UserError(
+            f"generator {content.generator}: not the one that taught the run, its weights have changed"
+        )
+    return generator
 
 
 def load_codec(source: str, dtype: torch.dtype = torch.float32, local: bool = True) -> tuple[Codec, int]:

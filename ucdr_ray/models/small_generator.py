@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ucdr_ray.files import staged_folder, write_json
 from ucdr_ray.models.codec import Codec
-from ucdr_ray.models.content import CONTENT, ContentWord, save_content
+from ucdr_ray.models.content import CONTENT, Content, ContentWord, save_content
 from ucdr_ray.models.diffusion import Generator
 
 SIDE = 32
@@ -23,7 +23,9 @@ _HEADS = (1, 2, 4)
 
 
 def small_tokenizer(words: Iterable[str], longest: int = _TOKENS) -> CLIPTokenizer:
-    """CLIP's way of splitting words, with a vocabulary of single bytes and of the given words, each one token.
+    """CLIP's way of splitting words, with a vocabulary of single bytes and of the given words' beginnings.
+
+    A word is one token, but for those that merge otherwise by what an earlier word began with.
 
     Args:
         longest: tokens of a prompt.
@@ -31,7 +33,7 @@ def small_tokenizer(words: Iterable[str], longest: int = _TOKENS) -> CLIPTokeniz
     letters = sorted(ByteLevel.alphabet())
     tokens = letters + [f"{letter}</w>" for letter in letters]
     merges: dict[str, None] = {}
-    for word in dict.fromkeys(words):
+    for word in dict.fromkeys(map(_bytes, words)):
         left = word[0] if len(word) > 1 else f"{word}</w>"
         for place in range(1, len(word)):
             right = word[place] + ("</w>" if place == len(word) - 1 else "")
@@ -43,6 +45,11 @@ def small_tokenizer(words: Iterable[str], longest: int = _TOKENS) -> CLIPTokeniz
         vocabulary[special] = len(vocabulary)
     pairs = [tuple(merge.split(" ")) for merge in merges]
     return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=longest)
+
+
+def _bytes(word: str) -> str:
+    """A letter for each byte, as the tokenizer sees it."""
+    return "".join(piece for piece, _ in ByteLevel(False, use_regex=False).pre_tokenize_str(word))
 
 
 def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
@@ -81,11 +88,10 @@ def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
     return Generator(unet, text, tokenizer, scheduler, Codec(None), "small")
 
 
-def save_generator(generator: Generator, folder: Path, styles: dict[str, str] | None = None) -> None:
-    """Write it as diffusers does, in half precision; the folder appears whole or not at all.
+def save_generator(generator: Generator, folder: Path) -> None:
+    """Write it as diffusers does, in half precision, with the g that was trained along, if one was.
 
-    Args:
-        styles: each domain's style, in words, where g was trained along.
+    The folder appears whole or not at all.
     """
     with staged_folder(folder) as staging:
         generator.tokenizer.save_pretrained(staging / "tokenizer")
@@ -107,4 +113,5 @@ def save_generator(generator: Generator, folder: Path, styles: dict[str, str] | 
         }
         write_json(staging / "model_index.json", index)
         if isinstance(generator.start, ContentWord):
-            save_content(staging / CONTENT, generator.start, None, styles or {}, ".")
+            made_with = dict(generator.styles), ".", None, generator.start_for
+            save_content(staging / CONTENT, Content(generator.start, None, *made_with))
