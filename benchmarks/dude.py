@@ -79,6 +79,7 @@ def variants() -> dict[str, dict[str, object]]:
         "all neighbours, not mutual": {"mutual": False},
         "k = 5": {"k_cross": 5},
         "k = 20": {"k_cross": 20},
+        "k = 20, not mutual": {"k_cross": 20, "mutual": False},
         "other words for the styles": {"styles": SYNONYMS},
         "style words tuned": {"style_tokens": "tuned"},
         "style words from nothing": {"style_tokens": "free"},

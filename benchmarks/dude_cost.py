@@ -73,7 +73,9 @@ def method_of(config: RunConfig, domains: list[str], generator: Generator, devic
     precision: torch.dtype = getattr(torch, config.train.precision)
     encoder = build_encoder(config).to(device)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Dude(encoder, config.method, domains, generator.to(device), precision)
+    method = config.method
+    placed = generator.placed(device, method.channels_last, method.gradient_checkpointing)
+    return Dude(encoder, method, domains, placed, precision)
 
 
 def batch_of(

@@ -88,12 +88,8 @@ def frozen_generator(job: Job) -> Generator | None:
     automatic = torch.bfloat16 if device.type == "cuda" or fast_bfloat16(device) else torch.float32
     named = method.generator_precision
     dtype: torch.dtype = automatic if named == "auto" else getattr(torch, named)
-    generator = load_generator(job.generator.generator, dtype).to(device)
-    last = device.type == "cuda" if method.channels_last is None else method.channels_last
-    generator.unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-    if method.gradient_checkpointing:
-        generator.unet.enable_gradient_checkpointing()
-    return generator
+    generator = load_generator(job.generator.generator, dtype)
+    return generator.placed(device, method.channels_last, method.gradient_checkpointing)
 
 
 def make_memory(

@@ -55,6 +55,20 @@ class Generator(nn.Module):
         """Stays in evaluation mode: dropout would be noise in the loss."""
         return super().train(False)
 
+    def placed(self, device: torch.device, channels_last: bool | None, recompute: bool) -> "Generator":
+        """Moved to where the loss is computed.
+
+        Args:
+            channels_last: the U-Net's numbers in that order; None: on a GPU.
+            recompute: compute activations again in the backward pass, instead of keeping them.
+        """
+        self.to(device)
+        last = device.type == "cuda" if channels_last is None else channels_last
+        self.unet.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        if recompute:
+            self.unet.enable_gradient_checkpointing()
+        return self
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what decides `text` and `predict`, as it was loaded: of half precision it is another."""
