@@ -83,6 +83,8 @@ def variants() -> dict[str, dict[str, object]]:
         "other words for the styles": {"styles": SYNONYMS},
         "style words tuned": {"style_tokens": "tuned"},
         "style words from nothing": {"style_tokens": "free"},
+        # What noise gives that the weights are moved by: next to none is on the images, and words say nothing.
+        "times at which words say nothing": {"time_low": 0, "time_high": 0.02},
     }
 
 
@@ -93,6 +95,7 @@ CHEAPER: dict[str, dict[str, object]] = {
     "16 px, noisiest times": {"generator_size": 16, "time_low": 0.85},
     "all times": {"time_low": 0},
     "the cleaner half of times": {"time_low": 0, "time_high": 0.5},
+    "the cleaner half, until warm-up ends": {"time_low": 0, "time_high": 0.5, "keep_od": False},
     "the noisier half of times": {"time_low": 0.5},
     "L_OD until warm-up ends": {"keep_od": False},
     "L_OD at every step": {"od_every": 1},
