@@ -83,7 +83,7 @@ def variants() -> dict[str, dict[str, object]]:
         "other words for the styles": {"styles": SYNONYMS},
         "style words tuned": {"style_tokens": "tuned"},
         "style words from nothing": {"style_tokens": "free"},
-        # What noise gives that the weights are moved by: next to none is on the images, and words say nothing.
+        # What L_OD gives where next to no noise is on the images: the predicted noise hardly depends on the words.
         "times at which words say nothing": {"time_low": 0, "time_high": 0.02},
     }
 

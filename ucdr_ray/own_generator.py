@@ -73,7 +73,7 @@ class Heeded:
     """How much a generator goes by what it is told: share by which its loss rises.
 
     `content`: told [z] of another image of the same domain; `style`: told another domain's style. At 0 it does not
-    listen, and cannot teach DUDE to tell the two apart: `method.time_low` had better be where it does.
+    listen, and cannot teach DUDE to tell the two apart.
 
     Attributes:
         size: side of what it draws, in pixels (`method.generator_size`).
@@ -189,18 +189,20 @@ def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -
         return total
 
     own, whole = shown.domain[picked], generator.codec.encode(shown.pixels[picked].to(device))[0]
-    foreign = (own + 1) % domains
+    foreign, ranges = (own + 1) % domains, list(pairwise(_TIMES))
     found = []
-    for halving in (1, 2):
-        latent = avg_pool2d(whole, halving)
-        noise = torch.randn(latent.shape, generator=draw).to(device)
-        share = torch.rand(len(picked), generator=draw)
-        for low, high in pairwise(_TIMES):
-            t = ((low + (high - low) * share) * (generator.timesteps - 1)).long().to(device)
-            right = loss(latent, noise, t, own, picked)
-            content_rise = loss(latent, noise, t, own, others) / right - 1
-            style_rise = loss(latent, noise, t, foreign, picked) / right - 1
-            found.append(Heeded(SIDE // halving, low, high, content_rise, style_rise))
+    with progress("ask what is heeded", "images", 2 * len(ranges) * len(picked)) as meter:
+        for halving in (1, 2):
+            latent = avg_pool2d(whole, halving)
+            noise = torch.randn(latent.shape, generator=draw).to(device)
+            share = torch.rand(len(picked), generator=draw)
+            for low, high in ranges:
+                t = ((low + (high - low) * share) * (generator.timesteps - 1)).long().to(device)
+                right = loss(latent, noise, t, own, picked)
+                content_rise = loss(latent, noise, t, own, others) / right - 1
+                style_rise = loss(latent, noise, t, foreign, picked) / right - 1
+                found.append(Heeded(SIDE // halving, low, high, content_rise, style_rise))
+                meter.advance(len(picked))
     return found
 
 

@@ -22,7 +22,10 @@ from ucdr_ray.models.prompts import Prompts
 
 @dataclass(frozen=True)
 class Wanted:
-    """The latents of a training: of which generator, made how, the folder if one is given, and bytes of an image."""
+    """The latents of a training: of which generator, made how, the folder if one is given, and bytes of an image.
+
+    `fingerprint` is the generator's, by which a run knows its teacher again.
+    """
 
     generator: str
     fingerprint: str

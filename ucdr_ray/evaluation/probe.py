@@ -21,7 +21,7 @@ def probe(vectors: np.ndarray, kinds: Sequence[str], seed: int = 0) -> float | N
 
     Args:
         vectors: (N, D); of more than 10,000 a sample is taken.
-        kinds: (N,) what each is; kinds of fewer than five vectors, or in the sample, are left out.
+        kinds: (N,) what each is; kinds with fewer than five vectors, in all or in the sample, are left out.
     """
     _, numbers, counts = np.unique(np.asarray(kinds), return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts[numbers] >= _FOLDS)
