@@ -27,12 +27,13 @@ from ucdr_ray.files import atomic_write, fingerprint
 from ucdr_ray.models.content import ContentWord, read_by
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
-from ucdr_ray.models.generator_trainer import GeneratorTrainer
+from ucdr_ray.models.generator_trainer import COARSE, GeneratorTrainer
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.models.small_generator import SIDE, save_generator, small_generator
 from ucdr_ray.progress import progress
 from ucdr_ray.settings import AugmentConfig
 
+_LEAST = 16  # pixels of a side that still show something
 _SAVED = 200  # steps between saved states
 _PIECE = 256  # images embedded at a time
 _ASKED = 512  # images that tell how far words are heeded
@@ -45,18 +46,25 @@ _COLOURS = AugmentConfig.model_validate(
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the weights. `styles`: each domain's style, in words; `batch` images of all domains a step."""
+    """What decides the weights.
+
+    Attributes:
+        styles: each domain's, in words.
+        batch: images of all domains a step.
+        side: of what it draws, in pixels.
+    """
 
     styles: dict[str, str]
     steps: int
     batch: int
     lr: float
     seed: int
+    side: int = SIDE
 
 
 @dataclass(frozen=True)
 class Material:
-    """All images: `pixels` (N, 3, 32, 32) uint8, `domain` (N,), `feature` (N, 2, V, F), `centre` (F,).
+    """All images: `pixels` (N, 3, s, s) uint8, `domain` (N,), `feature` (N, 2, V, F), `centre` (F,).
 
     Features are of an image as it is and flipped, each seen as it is and with changed colours, and moved so that every
     domain has the same mean, `centre`: the mean of the domains' own.
@@ -88,8 +96,8 @@ class Heeded:
 
 
 @torch.no_grad()
-def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) -> Material:
-    """Decode and embed, once. It takes 3 kB an image and 4 bytes for each of its 8 F features."""
+def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int, side: int = SIDE) -> Material:
+    """Decode and embed, once. It takes 3 s² bytes an image, s = `side`, and 4 for each of its 8 F features."""
     device = next(encoder.parameters()).device
     pixels, features, domains, seen = [], [], [], 0
     with progress("embed", "images", sum(catalog.domain(name).images for name in names)) as meter:
@@ -100,14 +108,14 @@ def material(catalog: Catalog, names: list[str], encoder: Encoder, seed: int) ->
                 )
                 rows = torch.arange(len(large))
                 both = []
-                for side in (large, large.flip(-1)):
-                    views = [side]
+                for seen_as in (large, large.flip(-1)):
+                    views = [seen_as]
                     for _ in range(_CHANGED):
                         seen += 1
-                        views.append(augment(side, encoder.size, _COLOURS, len(side), rows, seed + seen))
+                        views.append(augment(seen_as, encoder.size, _COLOURS, len(large), rows, seed + seen))
                     both.append(torch.stack([encoder.feature(view).float().cpu() for view in views], dim=1))
                 features.append(torch.stack(both, dim=1))
-                pixels.append(torch.from_numpy(decode([span], SIDE, encoder.resize)))
+                pixels.append(torch.from_numpy(decode([span], side, encoder.resize)))
                 domains.append(torch.full((len(span),), number))
                 meter.advance(len(span))
     feature, domain = torch.cat(features), torch.cat(domains)
@@ -129,13 +137,14 @@ def train_generator(
         UserError: a style has no words or too many, or the state is of another training.
     """
     words = ["a", "an", "of", *(word for style in settings.styles.values() for word in style.lower().split())]
-    made = small_generator(words, settings.seed)
+    made = small_generator(words, settings.seed, settings.side)
     prompts = Prompts.of(made.tokenizer, [settings.styles[name] for name in names])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         content = ContentWord(encoder.backbone.dim, made.width, made.word_norm())
     device = next(encoder.parameters()).device
-    trainer = GeneratorTrainer(made.to(device), settings.lr, settings.steps, content.to(device))
+    coarse = COARSE if settings.side == SIDE else 0  # of fewer pixels, half of them show nothing
+    trainer = GeneratorTrainer(made.to(device), settings.lr, settings.steps, content.to(device), coarse)
     draw = torch.Generator().manual_seed(settings.seed)
     state = out.with_name(f"{out.name}.state.safetensors")
     made_for = fingerprint([asdict(settings), catalog.fingerprint, names, encoder.fingerprint])
@@ -143,7 +152,7 @@ def train_generator(
         saved = _read(state, made_for)
         trainer.load(saved)
         draw.set_state(saved["draw"])
-    shown = material(catalog, names, encoder.eval(), settings.seed)
+    shown = material(catalog, names, encoder.eval(), settings.seed, settings.side)
     content.centre.copy_(shown.centre)
     starts = np.searchsorted(shown.domain.numpy(), np.arange(len(names) + 1))
     losses: list[float] = []
@@ -170,7 +179,7 @@ def train_generator(
 
 @torch.no_grad()
 def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -> list[Heeded]:
-    """Of some images of each domain, whole and at half the side, by times; the same noise whatever is told."""
+    """Of some images of each domain at the sides it learnt, by times; the same noise whatever is told."""
     content = generator.start
     assert content is not None
     draw = torch.Generator().manual_seed(seed)
@@ -190,9 +199,11 @@ def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -
 
     own, whole = shown.domain[picked], generator.codec.encode(shown.pixels[picked].to(device))[0]
     foreign, ranges = (own + 1) % domains, list(pairwise(_TIMES))
+    side = whole.shape[-1]
+    halvings = [halving for halving in (1, 2) if side // halving >= _LEAST]
     found = []
-    with progress("ask what is heeded", "images", 2 * len(ranges) * len(picked)) as meter:
-        for halving in (1, 2):
+    with progress("ask what is heeded", "images", len(halvings) * len(ranges) * len(picked)) as meter:
+        for halving in halvings:
             latent = avg_pool2d(whole, halving)
             noise = torch.randn(latent.shape, generator=draw).to(device)
             share = torch.rand(len(picked), generator=draw)
@@ -201,7 +212,7 @@ def heeded(generator: Generator, shown: Material, prompts: Prompts, seed: int) -
                 right = loss(latent, noise, t, own, picked)
                 content_rise = loss(latent, noise, t, own, others) / right - 1
                 style_rise = loss(latent, noise, t, foreign, picked) / right - 1
-                found.append(Heeded(SIDE // halving, low, high, content_rise, style_rise))
+                found.append(Heeded(side // halving, low, high, content_rise, style_rise))
                 meter.advance(len(picked))
     return found
 

@@ -36,6 +36,12 @@ def test_help_names_every_verb_in_the_order_of_use(capsys: pytest.CaptureFixture
     assert sorted(VERBS, key=lambda verb: text.index(f"│ {verb} ")) == VERBS
 
 
+@pytest.mark.parametrize("verb", [["generator", "train"], ["disentangle"], ["report"]])
+def test_help_keeps_words_in_brackets(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*verb, "--help"]) == 0
+    assert "[z]" in capsys.readouterr().out
+
+
 def leaves(command: Any, path: str) -> dict[str, Any]:
     """Every command under ``command``, by what is typed for it."""
     below = getattr(command, "commands", None)

@@ -1,6 +1,7 @@
 """Training of generators: what is learnt, and that an interruption changes nothing."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path, train, mon
     assert not any(parameter.requires_grad for parameter in made.parameters())
     size = sum(file.stat().st_size for file in (tmp_path / "parts").rglob("*") if file.is_file())
     assert size < 8e6
+
+
+def test_a_model_of_small_pictures_is_one_and_says_so(tmp_path, train) -> None:
+    out, summary = tmp_path / "model", tmp_path / "summary.json"
+    assert train(out, "--draws", "16", "--json", str(summary))[0] == 0
+    assert load_generator(str(out)).size == 16
+    assert [row["size"] for row in json.loads(summary.read_text())["heeded"]] == [16] * 4
 
 
 def test_features_tell_nothing_of_their_domains_mean(catalog) -> None:

@@ -37,10 +37,10 @@ def disentangle(
 ) -> None:
     """Draw what the encoder says of images under every style, and probe what can be read off its vectors.
 
-    On the page stands an image, and then what the generator draws when told "a STYLE of a [z]", [z] being what the
+    On the page stands an image, and then what the generator draws when told "a STYLE of a \\[z]", \\[z] being what the
     encoder made of the image: if it says the object and not the style, each column has its style and each row its
     object. The probes are linear: how well they find the domain (lower is better) and the object, where images have
-    labels (higher is better), in the embedding and in [z], before and after training.
+    labels (higher is better), in the embedding and in \\[z], before and after training.
 
     Example: ucdr disentangle runs/drawings --out page.png
     """

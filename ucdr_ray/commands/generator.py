@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,12 @@ from ucdr_ray.errors import UserError
 app = typer.Typer(
     help="Train a text-to-image model for domains that no other one knows.", no_args_is_help=True
 )
+
+
+class DrawnSide(StrEnum):
+    """Sides of pictures that the small model is made for."""
+
+    LARGE, SMALL = "32", "16"
 
 
 @app.command()
@@ -35,6 +42,10 @@ def train(
         int | None,
         typer.Option(metavar="N", min=16, help="Side in pixels of what it sees; its own without this."),
     ] = None,
+    draws: Annotated[
+        DrawnSide,
+        typer.Option(help="Side in pixels of what it draws; 16 takes a third of the time."),
+    ] = DrawnSide.LARGE,
     style: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,7 +56,8 @@ def train(
         str | None, typer.Option(metavar="A,B,…", help="Domains of the catalog; all without it.")
     ] = None,
     steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps; about 0.6 s each on two cores.")
+        int,
+        typer.Option(metavar="N", min=1, help="Steps; about 1 s each on two cores, 0.4 s with --draws 16."),
     ] = 4000,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images of a step.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-6, max=0.1, help="Peak learning rate.")] = 1e-3,
@@ -55,9 +67,10 @@ def train(
         typer.Option("--json", metavar="FILE", help="Write a summary for programs; - for standard output."),
     ] = None,
 ) -> None:
-    """Train a small text-to-image model (32 px) on a catalog's own images; labels are not used.
+    """Train a small text-to-image model on a catalog's own images; labels are not used.
 
-    It learns to draw "a STYLE of a [z]": the style is the domain's word, [z] what a fixed backbone sees in the image.
+    It learns to draw "a STYLE of a \\[z]": the style is the domain's word, \\[z] what a fixed backbone sees in the
+    image.
     Use it where Stable Diffusion does not know your domains: ucdr train --set method.name=dude --set
     method.generator=MODEL, with the same backbone and size. Interrupted, the same command goes on where it stopped.
 
@@ -76,7 +89,7 @@ def train(
         check_target("--json", Path(json_file))
     opened = Catalog.open(catalog)
     names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
-    settings = Settings(_styles(style or [], names), steps, batch, lr, seed)
+    settings = Settings(_styles(style or [], names), steps, batch, lr, seed, int(draws.value))
     encoder = Encoder.from_backbone(backbone, size, seed).to(fastest_device())
     started = time.monotonic()
     loss, heeded = train_generator(opened, names, encoder, settings, out)

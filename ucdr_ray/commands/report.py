@@ -42,7 +42,7 @@ def report(
     disentangle: Annotated[
         bool,
         typer.Option(
-            help="Of runs with a generator, show what it draws of [z]: minutes on a GPU with Stable Diffusion, "
+            help="Of runs with a generator, show what it draws of \\[z]: minutes on a GPU with Stable Diffusion, "
             "hours without one."
         ),
     ] = True,
@@ -50,7 +50,7 @@ def report(
     """Write one HTML page that shows what training changed; it needs no network and no other file.
 
     Tables before and after training, maps of the embedding, curves, what random queries find, and, of runs with a
-    generator, what it draws of the encoder's [z].
+    generator, what it draws of the encoder's \\[z].
 
     Example: ucdr report runs/pacs --out pacs.html
     """

@@ -14,7 +14,7 @@ from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.named_tensors import below, optimizer_state, restore_optimizer
 
 UNCONDITIONAL = 0.1  # share of pictures shown without words, for guidance
-_COARSE = 0.2  # share of steps at half the side: so the model knows that size too, at a quarter of the cost
+COARSE = 0.2  # share of steps at half the side: so the model knows that size too, at a quarter of the cost
 _DECAY = 0.999  # of the averaged weights, per step
 _WARM = 200  # steps until the learning rate is reached
 
@@ -25,12 +25,19 @@ class GeneratorTrainer:
     Args:
         steps: of the whole training: the learning rate falls to zero along a cosine.
         content: g, which is trained along where prompts are told by images.
+        coarse: share of steps at half the side.
     """
 
     def __init__(
-        self, generator: Generator, lr: float, steps: int, content: ContentWord | None = None
+        self,
+        generator: Generator,
+        lr: float,
+        steps: int,
+        content: ContentWord | None = None,
+        coarse: float = COARSE,
     ) -> None:
         self.generator, self.content, self.steps, self.taken = generator, content, steps, 0
+        self.coarse = coarse
         parts = [generator.unet, generator.text_encoder, *([] if content is None else [content])]
         self.parts = nn.ModuleList(parts).requires_grad_(True)
         self.average = AveragedModel(self.parts, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
@@ -48,7 +55,7 @@ class GeneratorTrainer:
             draw: of the side, times, noise, and which pictures are shown without words.
         """
         rows, device = len(latent), latent.device
-        if torch.rand((), generator=draw) < _COARSE:
+        if torch.rand((), generator=draw) < self.coarse:
             latent = F.avg_pool2d(latent, 2)
         # Noisy times more often, by a square root: there it is decided which object a picture will show.
         last = self.generator.timesteps - 1

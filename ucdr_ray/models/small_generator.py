@@ -52,8 +52,12 @@ def _bytes(word: str) -> str:
     return "".join(piece for piece, _ in ByteLevel(False, use_regex=False).pre_tokenize_str(word))
 
 
-def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
-    """Random weights of about 3.5 million numbers, the same for the same seed; `name` is "small"."""
+def small_generator(words: Iterable[str], seed: int = 0, side: int = SIDE) -> Generator:
+    """Random weights of about 3.5 million numbers, the same for the same seed; `name` is "small".
+
+    Args:
+        side: of its pictures, in pixels; a multiple of 4.
+    """
     tokenizer = small_tokenizer(words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -71,7 +75,7 @@ def small_generator(words: Iterable[str], seed: int = 0) -> Generator:
             )
         )
         unet = UNet2DConditionModel(
-            sample_size=SIDE,
+            sample_size=side,
             in_channels=3,
             out_channels=3,
             block_out_channels=_CHANNELS,
