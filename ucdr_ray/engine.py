@@ -166,7 +166,7 @@ class Trainer:
         searched = time.perf_counter()
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        for images in self.feed.epoch(self.epoch):
+        for images in self.feed.epoch(self.epoch, stage.latents):
             for name, value in self._step(images, stage).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
                 counts[name] = counts.get(name, 0) + 1

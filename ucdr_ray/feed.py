@@ -28,8 +28,8 @@ class Feed(Protocol):
     def steps(self) -> int:
         """Steps of an epoch."""
 
-    def epoch(self, epoch: int) -> Iterator[Images]:
-        """The steps of an epoch, this worker's share of each."""
+    def epoch(self, epoch: int, latents: bool = False) -> Iterator[Images]:
+        """The steps of an epoch, this worker's share of each; `latents`: with those of its images."""
 
     def sweep(self) -> Iterator[Images]:
         """Every image of every domain once, shared out over the workers, in the order of slots."""
@@ -66,7 +66,7 @@ class ResidentFeed:
     Args:
         arrays: per domain (N, 3, S, S) uint8; may be read-only views of shared memory.
         batch: images per domain and step, over all workers.
-        latents: per domain (N, V, 2, C, s, s), given out beside the images of an epoch.
+        latents: per domain (N, V, 2, C, s, s), for epochs that ask for them.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ResidentFeed:
             torch.from_numpy(np.concatenate(positions)),
         )
 
-    def epoch(self, epoch: int) -> Iterator[Images]:
+    def epoch(self, epoch: int, latents: bool = False) -> Iterator[Images]:
         steps, mine = self.steps(), shard(self.batch, self.rank, self.workers)
         whole = [
             shuffled(
@@ -111,9 +111,10 @@ class ResidentFeed:
             picks = [slots[first + mine.start : first + mine.stop] for slots in whole]
             positions = [np.arange(mine.start, mine.stop) + d * self.batch for d in range(len(whole))]
             images = self._images(picks, positions)
-            if self.latents is not None:
-                latents = [rows[slots] for rows, slots in zip(self.latents, picks, strict=True)]
-                images.latents = torch.from_numpy(np.concatenate(latents))
+            if latents:
+                assert self.latents is not None
+                found = [rows[slots] for rows, slots in zip(self.latents, picks, strict=True)]
+                images.latents = torch.from_numpy(np.concatenate(found))
             yield images
 
     def sweep(self) -> Iterator[Images]:

@@ -33,7 +33,7 @@ class StreamFeed:
         stream: reads windows, in the order given, without or with their latents.
         side: of the images, in pixels.
         batch: images per domain and step, over all workers.
-        latents: give them out beside the images of an epoch.
+        latents: epochs may ask for them.
 
     Memory: a window of each domain, and what the stream holds ready.
     """
@@ -62,12 +62,13 @@ class StreamFeed:
     def steps(self) -> int:
         return -(-max(self._sizes) // self.batch)
 
-    def epoch(self, epoch: int) -> Iterator[Images]:
+    def epoch(self, epoch: int, latents: bool = False) -> Iterator[Images]:
+        assert self._latents or not latents
         mine = shard(self.batch, self._rank, self._workers)
         rows, domains = mine.stop - mine.start, range(len(self._sizes))
         windows = {d: self._windows(d, epoch, mine) for d in domains if d not in self._kept}
         needs = sorted(_by_need(windows, rows), key=lambda need: need[:2])
-        read = self._stream([window for _, _, window in needs], self._latents)
+        read = self._stream([window for _, _, window in needs], latents)
         pools = {d: _Pool(windows[d], read, [self._seed, d, epoch, self._rank]) for d in windows}
         for step in range(self.steps()):
             picks: list[Pick] = []
@@ -77,7 +78,8 @@ class StreamFeed:
                 else:
                     start = step * self.batch + mine.start
                     slots = shuffled(self._sizes[d], start, start + rows, [self._seed, d, epoch])
-                    picks.append((slots, tuple(column[slots] for column in self._kept[d])))
+                    columns = self._kept[d] if latents else self._kept[d][:1]
+                    picks.append((slots, tuple(column[slots] for column in columns)))
             positions = np.concatenate([np.arange(mine.start, mine.stop) + d * self.batch for d in domains])
             yield _images(picks, list(domains), positions)
 

@@ -62,7 +62,9 @@ def test_switches_of_the_ablations_take_out_what_they_name() -> None:
     bare = method("weight_in=0").stages()
     assert [sorted(s.weights) for s in bare] == [["od"], ["aug", "od"], ["aug", "cross", "od"]]
     assert [(s.k_in, s.k_cross) for s in bare] == [(None, None), (None, None), (None, 50)]
+    assert all(stage.latents for stage in method().stages())
     later = method("keep_od=false").stages()
+    assert [stage.latents for stage in later] == [True, False, False]
     assert ["od" in s.weights for s in later] == [True, False, False]
 
 

@@ -72,10 +72,10 @@ def test_an_epoch_shows_all_of_the_largest_domain_on_any_number_of_workers(catal
 @pytest.mark.parametrize(("batch", "workers"), [(4, 1), (7, 3)])
 def test_latents_come_with_their_images_in_epochs_and_never_in_sweeps(catalog, batch, workers):
     for feed, plain in zip(feeds(catalog, batch, workers, latents=True), feeds(catalog, batch, workers)):
-        for images, same in zip(feed.epoch(1), plain.epoch(1), strict=True):
+        for images, same in zip(feed.epoch(1, latents=True), plain.epoch(1), strict=True):
             assert np.array_equal(images.latents, like_latents(images.pixels.numpy()))
             assert torch.equal(images.slot, same.slot) and same.latents is None
-        assert all(images.latents is None for images in feed.sweep())
+        assert all(images.latents is None for images in (*feed.epoch(1), *feed.sweep()))
 
 
 def test_epochs_differ_and_come_again(catalog):

@@ -14,7 +14,8 @@ CONTRASTIVE = {"aug", "in", "cross"}
 class Stage:
     """A stretch of training with fixed losses.
 
-    `weights` maps a loss's name to its weight; `k_in`, `k_cross` say which neighbours are kept, None: none.
+    `weights` maps a loss's name to its weight; `k_in`, `k_cross` say which neighbours are kept, None: none; `latents`
+    whether its batches are to bring the images' latents.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Stage:
     weights: dict[str, float]
     k_in: int | None = None
     k_cross: int | None = None
+    latents: bool = False
 
     @property
     def searches(self) -> bool:
