@@ -5,11 +5,13 @@ generator never saw, at the generator's size, and is first tried on further real
 every prompt "a {style} of a {object}" in turn and classified.
 
 style_accuracy, object_accuracy: share of generated pictures whose style, and object, the classifier finds as prompted;
-`real_…`: the same of real drawings, the most that can be expected.
+`real_…`: the same of real drawings, the most that can be expected. object_heeded, style_heeded: share by which the loss
+of real drawings rises when the generator is told another object, or style, than they show; by times.
 
 Example: python benchmarks/generator.py --grid grid.png --json generator.json
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +36,7 @@ from ucdr_ray.models.sampling import sample
 
 SEED = 30_001  # of the classifier's drawings
 BATCH = 64
+TIMES = (0, 0.02, 0.1, 0.25, 0.5, 0.7, 0.85, 1)  # edges of ranges, as shares of all
 
 
 class Classifier(nn.Module):
@@ -135,6 +138,41 @@ def judged(
     return figures, first_of_each(pictures, prompted)
 
 
+@torch.no_grad()
+def heeded(model: str) -> dict[tuple[float, float], tuple[float, float]]:
+    """By times, shares of all: how much the loss of real drawings rises, told another object, and another style."""
+    generator = load_generator(model)
+    pixels, kinds = (torch.from_numpy(array) for array in drawings(10, SEED, first=10_000))
+    latent = generator.codec.encode(pixels)[0]
+    draw = torch.Generator().manual_seed(0)
+    noise, share = torch.randn(latent.shape, generator=draw), torch.rand(len(latent), generator=draw)
+    style, name = kinds.T
+    nothing = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, generator.width)
+
+    def loss(t: Tensor, styles: Tensor, names: Tensor) -> float:
+        texts = [
+            prompt(list(STYLES)[s], list(OBJECTS)[o])
+            for s, o in zip(styles.tolist(), names.tolist(), strict=True)
+        ]
+        ids = torch.tensor(generator.tokenizer(texts, padding="max_length")["input_ids"])
+        return sum(
+            float(
+                generator.loss(latent[rows], noise[rows], t[rows], generator.text(ids[rows], *nothing)).sum()
+            )
+            for rows in torch.arange(len(latent)).split(BATCH)
+        )
+
+    found = {}
+    for low, high in pairwise(TIMES):
+        t = ((low + (high - low) * share) * (generator.timesteps - 1)).long()
+        right = loss(t, style, name)
+        # Every other object, and every other style, in turn.
+        other_name = (name + 1 + torch.arange(len(name)) % (len(OBJECTS) - 1)) % len(OBJECTS)
+        other_style = (style + 1 + torch.arange(len(style)) % (len(STYLES) - 1)) % len(STYLES)
+        found[low, high] = loss(t, style, other_name) / right - 1, loss(t, other_style, name) / right - 1
+    return found
+
+
 def main(
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute; a smoke figure.")] = False,
@@ -160,8 +198,20 @@ def main(
     )
     table.add_row("generated", f"{figures['style_accuracy']:.1%}", f"{figures['object_accuracy']:.1%}")
     Console().print(table)
+    figures |= print_heeded(heeded(model))
     if json is not None:
         write_json(json, figures)
+
+
+def print_heeded(found: dict[tuple[float, float], tuple[float, float]]) -> dict[str, float]:
+    """A table of it, and the same for programs."""
+    table = Table("times", "another object", "another style", title="The loss of real drawings rises, told")
+    figures = {}
+    for (low, high), (name, style) in found.items():
+        table.add_row(f"{low:g} to {high:g}", f"{name:.1%}", f"{style:.1%}")
+        figures |= {f"object_heeded.{low:g}-{high:g}": name, f"style_heeded.{low:g}-{high:g}": style}
+    Console().print(table)
+    return figures
 
 
 if __name__ == "__main__":
