@@ -39,8 +39,7 @@ from ucdr_ray.models.generator_files import DRAWINGS, PACKAGED, load_generator
 
 FULL, ALONE = "DUDE", "staged alignment alone"
 BEFORE = "before training"
-SIDE = 16  # pixels of what the recipe shows the generator
-KEPT: dict[str, object] = {"keep_od": True, "od_every": 4}  # the recipe has L_OD in its warm-up only
+THROUGHOUT: dict[str, object] = {"keep_od": True, "od_every": 4}  # the recipe has L_OD in its warm-up only
 WEIGHTS = Path(DRAWINGS) / "unet" / "diffusion_pytorch_model.safetensors"
 
 KEYS = (
@@ -74,7 +73,7 @@ def variants() -> dict[str, dict[str, object]]:
             "stages.warm_up": 0,
             "stages.in_domain": 0,
             "stages.cross_domain": before + stages.cross_domain,
-            **KEPT,
+            **THROUGHOUT,
         },
         'one style, "photo"': {"fixed_style": "photo"},
         "all neighbours, not mutual": {"mutual": False},
@@ -92,14 +91,14 @@ def variants() -> dict[str, dict[str, object]]:
 CHEAPER: dict[str, dict[str, object]] = {
     "32 px": {"generator_size": 32},
     "two epochs of warm-up": {"stages.warm_up": 2, "stages.in_domain": 10},
-    "L_OD kept, every 4th step": KEPT,
+    "L_OD kept, every 4th step": THROUGHOUT,
     "L_OD kept, every 16th step": {"keep_od": True, "od_every": 16},
     "times below 0.25": {"time_high": 0.25},
     "times from 0.25 to 0.5": {"time_low": 0.25},
     "times from 0.5": {"time_low": 0.5, "time_high": 1},
     "all times": {"time_high": 1},
     "times from 0.7": {"time_low": 0.7, "time_high": 1},
-    "times from 0.7, L_OD kept, every 4th step": {"time_low": 0.7, "time_high": 1, **KEPT},
+    "times from 0.7, L_OD kept, every 4th step": {"time_low": 0.7, "time_high": 1, **THROUGHOUT},
 }
 
 
@@ -204,10 +203,13 @@ def main(
     whole, price = measured(3 if quick else 15, [16, 32])
     title = f"A step of L_OD, {whole.rows} images, {torch.get_num_threads()} threads"
     show(console, title, whole, matrix_rate(precision(), torch.device("cpu")))
-    against = {side: seconds / price.alone for side, seconds in price.both.items()}
-    for side, ratio in against.items():
-        console.print(f"a step of the last stage with L_OD at {side} px over one without: {ratio:.1f}")
-    keys = {"step_vs_parts": whole.step_vs_parts, "cost_vs_contrastive": against[SIDE]}
+    method = load_config(DUDE).method
+    assert isinstance(method, DudeConfig)
+    assert method.generator_size is not None
+    side, against = method.generator_size, {px: seconds / price.alone for px, seconds in price.both.items()}
+    for px, ratio in against.items():
+        console.print(f"a step of the last stage with L_OD at {px} px over one without: {ratio:.1f}")
+    keys = {"step_vs_parts": whole.step_vs_parts, "cost_vs_contrastive": against[side]}
     own = load_config(ALIGNMENT)
     judgement = rows.get(own, "generator") or judged(PACKAGED, quick=quick)[0]
     rows.add("the generator", own, judgement, "generator")

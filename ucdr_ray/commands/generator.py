@@ -57,7 +57,7 @@ def train(
     ] = None,
     steps: Annotated[
         int,
-        typer.Option(metavar="N", min=1, help="Steps; about 1 s each on two cores, 0.4 s with --draws 16."),
+        typer.Option(metavar="N", min=1, help="Steps; about 1.3 s each on two cores, 0.5 s with --draws 16."),
     ] = 4000,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images of a step.")] = 64,
     lr: Annotated[float, typer.Option(min=1e-6, max=0.1, help="Peak learning rate.")] = 1e-3,

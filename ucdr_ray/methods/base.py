@@ -14,8 +14,7 @@ CONTRASTIVE = {"aug", "in", "cross"}
 class Stage:
     """A stretch of training with fixed losses.
 
-    `weights` maps a loss's name to its weight; `k_in`, `k_cross` say which neighbours are kept, None: none; `latents`
-    whether its batches are to bring the images' latents.
+    `weights` maps a loss's name to its weight; `k_in`, `k_cross` say which neighbours are kept, None: none.
     """
 
     name: str
@@ -23,7 +22,11 @@ class Stage:
     weights: dict[str, float]
     k_in: int | None = None
     k_cross: int | None = None
-    latents: bool = False
+
+    @property
+    def latents(self) -> bool:
+        """Whether its batches are to bring the images' latents."""
+        return "od" in self.weights
 
     @property
     def searches(self) -> bool:

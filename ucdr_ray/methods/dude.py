@@ -55,16 +55,9 @@ class Dude(Staged):
         k_in = c.k_in if inside else None
         alone = kept | {"aug": c.weight_aug} | inside
         stages = [
-            Stage("warm_up", c.stages.warm_up, od, latents=True),
-            Stage("in_domain", c.stages.in_domain, alone, k_in, latents=bool(kept)),
-            Stage(
-                "cross_domain",
-                c.stages.cross_domain,
-                alone | {"cross": c.weight_cross},
-                k_in,
-                c.k_cross,
-                latents=bool(kept),
-            ),
+            Stage("warm_up", c.stages.warm_up, od),
+            Stage("in_domain", c.stages.in_domain, alone, k_in),
+            Stage("cross_domain", c.stages.cross_domain, alone | {"cross": c.weight_cross}, k_in, c.k_cross),
         ]
         return [stage for stage in stages if stage.epochs > 0]
 
