@@ -206,7 +206,7 @@ def main(
 def print_heeded(found: dict[tuple[float, float], tuple[float, float]]) -> dict[str, float]:
     """A table of it, and the same for programs."""
     table = Table("times", "another object", "another style", title="The loss of real drawings rises, told")
-    figures = {}
+    figures: dict[str, float] = {}
     for (low, high), (name, style) in found.items():
         table.add_row(f"{low:g} to {high:g}", f"{name:.1%}", f"{style:.1%}")
         figures |= {f"object_heeded.{low:g}-{high:g}": name, f"style_heeded.{low:g}-{high:g}": style}
