@@ -1,6 +1,7 @@
 """Small catalogs and embeddings for tests that need folders, not learning."""
 
 import io
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -69,8 +70,15 @@ def make_catalog(path: Path, counts: dict[str, int], rows_per_part: int = 16, si
     return Catalog.open(path)
 
 
-def make_embeddings(path: Path, catalog: Catalog) -> Embeddings:
-    """Random unit vectors in place of the encoder's; equal images get equal vectors."""
+def random_vector(id_: str) -> np.ndarray:
+    """A direction for an image, by its id."""
+    return np.random.default_rng(int(id_, 16)).normal(size=encoder().dim)
+
+
+def make_embeddings(
+    path: Path, catalog: Catalog, vector: Callable[[str], np.ndarray] = random_vector
+) -> Embeddings:
+    """Made-up unit vectors in place of the encoder's; equal images get equal vectors."""
     model = encoder()
     model.save(path / "encoder")
     domains = []
@@ -79,7 +87,7 @@ def make_embeddings(path: Path, catalog: Catalog) -> Embeddings:
         for part in domain.parts:
             rows = slice(part.first_slot, part.first_slot + part.rows)
             ids = catalog.read(domain.name, ["id"])["id"].to_pylist()[rows]
-            vectors = np.stack([np.random.default_rng(int(id_, 16)).normal(size=model.dim) for id_ in ids])
+            vectors = np.stack([vector(id_) for id_ in ids])
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             file = part.file.replace("images/", "vectors/")
             parts.append(write_part(path, file, domain.name, part.first_slot, ids, vectors, {}))

@@ -21,6 +21,7 @@ from ucdr_ray.commands import (
     evaluate,
     generator,
     index,
+    index_change,  # noqa: F401  (adds its commands to those of index)
     ingest,
     latents,
     neighbors,

@@ -15,6 +15,7 @@ from ucdr_ray.images import decode
 from ucdr_ray.index.build import build
 from ucdr_ray.index.manifest import Manifest
 from ucdr_ray.index.search import Index
+from ucdr_ray.index.source import Embedded
 from ucdr_ray.index.versions import current, versions
 from ucdr_ray.models.encoder import Encoder
 
@@ -81,11 +82,11 @@ def test_thumbnails_are_small_images_of_their_row(world, tmp_path):
     index = build(embeddings, catalog, tmp_path / "index")
     images = catalog.read("photo", ["image"])["image"]
     for slot in (0, 255, 256, 289, 290, 299):
-        thumbnail = decode(index.domain("photo").metadata.thumbnail(slot))
+        thumbnail = decode(index.domain("photo").thumbnail(slot))
         assert thumbnail.size == (128, 128)
         original = decode(images[slot].as_py()).resize((128, 128))
         assert np.abs(np.asarray(thumbnail, float) - np.asarray(original, float)).mean() < 4
-    small = Index.open(world.index).domain("sketch").metadata.thumbnail(22)
+    small = Index.open(world.index).domain("sketch").thumbnail(22)
     assert small == world.catalog.read("sketch", ["image"])["image"][22].as_py()
 
 
@@ -123,12 +124,13 @@ def test_what_does_not_belong_together_is_refused(world, tmp_path):
 
 def test_a_version_that_does_not_find_itself_is_not_published(world, copy, monkeypatch):
     """The fault is in the writing of shards: rows in the wrong order, under right checksums."""
-    import ucdr_ray.index.build as module
+    read = Embedded.batches
 
-    write = module.write_exact
-    monkeypatch.setattr(
-        module, "write_exact", lambda path, dim, rows: write(path, dim, [r[::-1] for r in rows])
-    )
+    def reversed_batches(source, domain, slots):
+        for rows in read(source, domain, slots):
+            yield rows._replace(vectors=np.ascontiguousarray(rows.vectors[::-1]))
+
+    monkeypatch.setattr(Embedded, "batches", reversed_batches)
     before = current(copy)
     with pytest.raises(JobError, match="does not find slot"):
         build(world.embeddings, world.catalog, copy)
@@ -153,6 +155,6 @@ def test_manifest_is_described_by_its_schema():
         "model",
         "dim",
         "shards",
-        "metadata",
+        "recalls",
         "encoder",
     }

@@ -89,14 +89,16 @@ def forge(index: Path, change: Callable[[dict], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "schema_version"),
+        (lambda m: m.update(schema_version=1), "schema_version"),
         (lambda m: m.update(format="other"), "format"),
         (lambda m: m.update(metric="l2"), "metric"),
         (lambda m: m.update(extra=1), "extra"),
         (lambda m: m["shards"][1].update(first_slot=8), "starts at slot 8, not 0"),
-        (lambda m: m["shards"].pop(), "vectors and"),
+        (lambda m: m["shards"].pop(), "totals"),
         (lambda m: m["totals"].update(rows=1), "totals"),
-        (lambda m: m["shards"][0].update(file="../../photo-00000.faiss"), "file"),
+        (lambda m: m["shards"][0]["vectors"].update(file="../../photo-00000.faiss"), "not a path below"),
+        (lambda m: m["shards"][0]["vectors"].update(file="encoder/x"), "outside shards/"),
+        (lambda m: m["shards"][0].update(vectors=m["shards"][1]["vectors"]), "named twice"),
         (lambda m: m["encoder"][0].update(file="../encoder.json"), "not a path below"),
         (lambda m: m["model"].update(fingerprint="x"), "model.fingerprint"),
     ],
@@ -111,7 +113,7 @@ def test_a_shard_of_another_dimension_is_refused(copy):
     """Checksums alone would let it through: the manifest was made to match."""
 
     def change(manifest: dict) -> None:
-        shard = next(entry for entry in manifest["shards"] if entry["domain"] == "Real World")
+        shard = next(entry for entry in manifest["shards"] if entry["domain"] == "Real World")["vectors"]
         path = copy / "versions" / current(copy) / shard["file"]
         other = faiss.IndexFlatIP(8)
         other.add(np.eye(1, 8, dtype=np.float32))

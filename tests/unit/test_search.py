@@ -1,6 +1,8 @@
 """Search answers what a naive float64 search answers, in the documented order, whatever the shards."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +11,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.index.manifest import ShardEntry
-from ucdr_ray.index.merge import Candidates, Hit, best, merge
+from ucdr_ray.index.merge import Hit, best, merge
 from ucdr_ray.index.search import unit_rows
-from ucdr_ray.index.shard import ExactShard, write_exact
+from ucdr_ray.index.shard import Shard
+from ucdr_ray.index.source import Rows
+from ucdr_ray.index.write_shard import ShardTask, shard_name, write_shard
 
 
-def shards_of(folder: Path, vectors: np.ndarray, rows_per_shard: int) -> list[ExactShard]:
+@dataclass(frozen=True)
+class Given:
+    """A source of rows that are nowhere but here."""
+
+    rows: np.ndarray
+    ids: np.ndarray
+
+    def batches(self, domain: str, slots: np.ndarray) -> Iterator[Rows]:
+        ids = [id_.decode() for id_ in self.ids[slots]]
+        yield Rows(ids, self.rows[slots], [""] * len(slots), [b""] * len(slots))
+
+
+def shards_of(folder: Path, vectors: np.ndarray, ids: np.ndarray, rows_per_shard: int) -> list[Shard]:
     shards = []
     for number, first in enumerate(range(0, len(vectors), rows_per_shard)):
-        part = vectors[first : first + rows_per_shard]
-        file = f"shards/photo-{number:05d}.faiss"
-        (folder / "shards").mkdir(exist_ok=True)
-        write_exact(folder / file, part.shape[1], [part])
-        entry = ShardEntry.of(folder, file, domain="photo", kind="exact", rows=len(part), first_slot=first)
-        shards.append(ExactShard(folder / file, entry, part.shape[1]))
+        slots = np.arange(first, min(first + rows_per_shard, len(vectors)))
+        name = shard_name("photo", number)
+        task = ShardTask(Given(vectors, ids), folder, "photo", name, first, slots, vectors.shape[1])
+        shards.append(Shard(folder, write_shard(task), vectors.shape[1]))
     return shards
 
 
-def search(shards: list[ExactShard], ids: np.ndarray, queries: np.ndarray, k: int) -> list[list[tuple]]:
+def search(shards: list[Shard], queries: np.ndarray, k: int) -> list[list[tuple]]:
     answers = []
     for parts in zip(*(shard.search(queries, k) for shard in shards), strict=True):
-        top = best([Candidates(scores, slots, ids[slots]) for scores, slots in parts], k)
+        top = best(parts, k)
         answers.append(list(zip(top.scores.tolist(), top.ids.tolist(), top.slots.tolist(), strict=True)))
     return answers
 
@@ -60,9 +73,9 @@ def test_equals_naive_float64_with_duplicates_and_ties(data, tmp_path_factory):
     queries = unit_rows(pool, dim)
     k = data.draw(st.integers(1, 130), label="k")
     shards = shards_of(
-        tmp_path_factory.mktemp("s"), vectors, data.draw(st.integers(1, 130), label="rows per shard")
+        tmp_path_factory.mktemp("s"), vectors, ids, data.draw(st.integers(1, 130), label="rows per shard")
     )
-    for answer, query in zip(search(shards, ids, queries, k), queries, strict=True):
+    for answer, query in zip(search(shards, queries, k), queries, strict=True):
         assert answer == naive(vectors, ids, query, k)
 
 
@@ -75,8 +88,8 @@ def test_equals_naive_float64_on_near_ties(tmp_path, k):
     vectors = np.concatenate([vectors, vectors[::-1], unit_rows(generator.normal(size=(600, 64)), 64)])
     ids = np.array([f"{number:032x}" for number in generator.permutation(len(vectors))], np.bytes_)
     queries = unit_rows(np.concatenate([base[None], generator.normal(size=(7, 64))]), 64)
-    shards = shards_of(tmp_path, vectors, 700)
-    for answer, query in zip(search(shards, ids, queries, k), queries, strict=True):
+    shards = shards_of(tmp_path, vectors, ids, 700)
+    for answer, query in zip(search(shards, queries, k), queries, strict=True):
         assert answer == naive(vectors, ids, query, k)
 
 
@@ -85,9 +98,9 @@ def test_answers_do_not_depend_on_the_other_queries(tmp_path):
     vectors = unit_rows(generator.normal(size=(3000, 96)), 96)
     queries = unit_rows(generator.normal(size=(40, 96)), 96)  # FAISS changes its kernel at 20 queries
     ids = np.array([f"{number:08x}" for number in range(3000)], np.bytes_)
-    shards = shards_of(tmp_path, vectors, 3000)
-    together = search(shards, ids, queries, 25)
-    assert together == [search(shards, ids, query[None], 25)[0] for query in queries]
+    shards = shards_of(tmp_path, vectors, ids, 3000)
+    together = search(shards, queries, 25)
+    assert together == [search(shards, query[None], 25)[0] for query in queries]
 
 
 def test_merge_orders_by_score_then_domain_id_slot():

@@ -119,7 +119,7 @@ def test_build_list_and_verify(world, capsys, tmp_path):
         first["version"],
         second["version"],
     ]
-    damaged = index / "versions" / first["version"] / "shards" / "photo-00000.faiss"
+    damaged = index / "versions" / first["version"] / "shards" / "photo-00000" / "vectors.faiss"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert str(damaged) in refused(capsys, "index", "verify", index)
 

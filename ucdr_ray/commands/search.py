@@ -30,6 +30,9 @@ def search(
         typer.Option(metavar="A,B", help="Search only these domains; all of the index without it."),
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many images to find.")] = 10,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every image, also where the index has a shortcut.")
+    ] = False,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +45,7 @@ def search(
         str | None, typer.Option("--json", metavar="FILE", help="Write the answers; - for standard output.")
     ] = None,
 ) -> None:
-    """Find the images most similar to each query, by cosine, exactly; all domains asked compete for the K places.
+    """Find the images most similar to each query, by cosine; all domains asked compete for the K places.
 
     Ties are broken by domain, id and slot. The JSON also holds the top K of each domain.
 
@@ -60,7 +63,7 @@ def search(
     for name in names:
         opened.domain(name)
     contents = [_read(image) for image in images]
-    answers = opened.search(_encode(opened, images, contents), names, k)
+    answers = opened.search(_encode(opened, images, contents), names, k, exact)
     result = _result(opened, names, k, images, answers)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -178,7 +181,7 @@ def _write_sheet(
     rows = []
     for image, content, answer in zip(images, contents, answers, strict=True):
         for name, hits in answer.by_domain.items():
-            thumbnails = [decode(index.domain(name).metadata.thumbnail(hit.slot)) for hit in hits]
+            thumbnails = [decode(index.domain(name).thumbnail(hit.slot)) for hit in hits]
             captions = [f"{rank}. {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
             title = f"{image.name} → {name}"
             rows.append(

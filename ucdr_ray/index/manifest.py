@@ -6,25 +6,74 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.embeddings import ModelRef
+from ucdr_ray.index.kinds import ApproximateKind, Kind
 from ucdr_ray.records import FileRecord, Record, Sha256
 
+Share = Annotated[float, Field(ge=0, le=1)]
 
-class ShardEntry(FileRecord):
-    """Vectors of a domain: row i of the file is slot ``first_slot + i``."""
 
-    file: Annotated[str, Field(pattern=r"^shards/[^/]+-\d{5}\.faiss$")]
-    domain: str
-    kind: Literal["exact"]
+class Approximate(FileRecord):
+    """A shortcut to candidates for a shard's nearest rows, which then are scored by their vectors.
+
+    ``effort``: cells probed, or with "hnsw" candidates kept while walking. ``fetch``: candidates for each row wanted.
+    """
+
+    kind: ApproximateKind
+    effort: PositiveInt
+    fetch: PositiveInt
+
+
+class Deleted(FileRecord):
+    """Slots of a shard's rows that no search finds any more."""
+
     rows: PositiveInt
+
+
+class ShardEntry(Record):
+    """Rows ``first_slot … first_slot + rows - 1`` of a domain: their vectors, and what an answer shows of them."""
+
+    domain: str
     first_slot: NonNegativeInt
-
-
-class MetadataEntry(FileRecord):
-    """Id, source and thumbnail of every row of a domain, in slot order."""
-
-    file: Annotated[str, Field(pattern=r"^metadata/[^/]+\.parquet$")]
-    domain: str
     rows: PositiveInt
+    vectors: FileRecord
+    metadata: FileRecord
+    approximate: Approximate | None = None
+    deleted: Deleted | None = None
+
+    @model_validator(mode="after")
+    def _lies_in_shards(self) -> Self:
+        for record in self.files:
+            if not record.file.startswith("shards/"):
+                raise ValueError(f"{record.file} lies outside shards/")
+        if self.deleted is not None and self.deleted.rows > self.rows:
+            raise ValueError(f"{self.deleted.rows} of {self.rows} rows are deleted")
+        return self
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """Every file of the shard."""
+        return [
+            file for file in (self.vectors, self.metadata, self.approximate, self.deleted) if file is not None
+        ]
+
+    @property
+    def kind(self) -> str:
+        """How it is searched."""
+        return "exact" if self.approximate is None else self.approximate.kind
+
+    @property
+    def live(self) -> int:
+        """Rows that can be found."""
+        return self.rows - (0 if self.deleted is None else self.deleted.rows)
+
+
+class PairRecall(Record):
+    """Share of the exact top ``k`` that queries of one domain found in another when the version was made."""
+
+    query: str
+    gallery: str
+    k: PositiveInt
+    recall: Share
 
 
 class Origin(Record):
@@ -35,57 +84,59 @@ class Origin(Record):
 
 
 class Totals(Record):
+    """``rows``: those that can be found."""
+
     domains: PositiveInt
     rows: PositiveInt
     bytes: PositiveInt
 
 
 class Manifest(Record):
-    """The content of ``manifest.json``. Its SHA-256 is part of the version's name, so it can't change unseen."""
+    """The content of ``manifest.json``. Its SHA-256 is part of the version's name, so it can't change unseen.
+
+    ``kind`` and ``recall`` are what was asked for; what shards have, and what was found, is with them and ``recalls``.
+    """
 
     format: Literal["ucdr-index"] = "ucdr-index"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: str
     model: ModelRef
     dim: PositiveInt
     metric: Literal["cosine"] = "cosine"
-    origin: Origin
+    kind: Kind
+    recall: Share
+    origins: list[Origin]
     shards: list[ShardEntry]
-    metadata: list[MetadataEntry]
+    recalls: list[PairRecall]
     encoder: list[FileRecord]
     totals: Totals
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if len({entry.domain for entry in self.metadata}) != len(self.metadata):
-            raise ValueError("a domain has more than one metadata file")
-        if {entry.domain for entry in self.shards} != set(self.domains):
-            raise ValueError("shards and metadata name different domains")
-        for entry in self.metadata:
+        for domain in self.domains:
             slot = 0
-            for shard in self.shards_of(entry.domain):
+            for shard in self.shards_of(domain):
                 if shard.first_slot != slot:
-                    raise ValueError(f"{shard.file} starts at slot {shard.first_slot}, not {slot}")
+                    raise ValueError(f"a shard of {domain} starts at slot {shard.first_slot}, not {slot}")
                 slot += shard.rows
-            if slot != entry.rows:
-                raise ValueError(
-                    f"domain {entry.domain} has {slot} vectors and {entry.rows} rows of metadata"
-                )
+        names = [record.file for record in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is named twice")
         if not all(record.file.startswith("encoder/") for record in self.encoder):
             raise ValueError("an encoder file lies outside encoder/")
-        if self.totals != totals(self.files, self.metadata):
+        if self.totals != totals(self.shards, self.encoder):
             raise ValueError("totals do not add up")
         return self
 
     @property
     def domains(self) -> list[str]:
         """Names, sorted."""
-        return sorted(entry.domain for entry in self.metadata)
+        return sorted({shard.domain for shard in self.shards})
 
     @property
     def files(self) -> list[FileRecord]:
         """Every file of the version but the manifest itself."""
-        return [*self.shards, *self.metadata, *self.encoder]
+        return [*(record for shard in self.shards for record in shard.files), *self.encoder]
 
     def shards_of(self, domain: str) -> list[ShardEntry]:
         """The domain's shards in slot order."""
@@ -94,8 +145,8 @@ class Manifest(Record):
         )
 
     def rows_of(self, domain: str) -> int:
-        """Number of images in a domain."""
-        return next(entry.rows for entry in self.metadata if entry.domain == domain)
+        """Number of images in a domain that can be found."""
+        return sum(entry.live for entry in self.shards if entry.domain == domain)
 
     def check_files(self, folder: Path) -> None:
         """Hold every file against its checksum; FAISS would load many damaged files without a word.
@@ -107,10 +158,11 @@ class Manifest(Record):
             record.check(folder, "index")
 
 
-def totals(files: list[FileRecord], metadata: list[MetadataEntry]) -> Totals:
+def totals(shards: list[ShardEntry], encoder: list[FileRecord]) -> Totals:
     """Sums over a version's files and domains."""
+    records = [*(record for shard in shards for record in shard.files), *encoder]
     return Totals(
-        domains=len(metadata),
-        rows=sum(entry.rows for entry in metadata),
-        bytes=sum(record.bytes for record in files),
+        domains=len({shard.domain for shard in shards}),
+        rows=sum(shard.live for shard in shards),
+        bytes=sum(record.bytes for record in records),
     )

@@ -1,4 +1,4 @@
-"""What an answer shows of a row: id, source and a thumbnail, in one Parquet file per domain. No labels."""
+"""What an answer shows of a row: id, source and a thumbnail, in one Parquet file per shard. No labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,34 +29,46 @@ def write_metadata(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 class Metadata:
-    """The rows of one domain: ids and sources in memory, thumbnails read when asked for."""
+    """The rows of one shard, by slot: ids and sources in memory, thumbnails read when asked for."""
 
-    def __init__(self, path: Path, domain: str, rows: int) -> None:
+    def __init__(self, path: Path, domain: str, first_slot: int, rows: int) -> None:
         """Open a file whose checksum was verified.
 
         Raises:
-            UserError: it is not the metadata of ``rows`` rows of ``domain``.
+            UserError: it is not the metadata of those rows of ``domain``.
         """
         self._file = pq.ParquetFile(path)
         if self._file.schema_arrow != SCHEMA:
             raise UserError(f"bad index metadata {path}: its columns are not {', '.join(SCHEMA.names)}")
         table = self._file.read(columns=["id", "domain", "slot", "source"])
-        slots = table["slot"].to_numpy()
-        if not np.array_equal(slots, np.arange(rows)) or set(table["domain"].unique().to_pylist()) != {
-            domain
-        }:
-            raise UserError(f"bad index metadata {path}: does not hold slots 0 to {rows - 1} of {domain}")
-        self.ids = np.array(table["id"].to_pylist(), dtype=np.bytes_)
+        wanted = np.arange(first_slot, first_slot + rows)
+        if not np.array_equal(table["slot"].to_numpy(), wanted) or set(
+            table["domain"].unique().to_pylist()
+        ) != {domain}:
+            raise UserError(
+                f"bad index metadata {path}: does not hold slots {wanted[0]} to {wanted[-1]} of {domain}"
+            )
+        self.first_slot = first_slot
+        self.ids = np.array(table["id"].to_pylist(), dtype=np.bytes_)  # by row, as FAISS counts
         self._sources = table["source"].cast(pa.large_string()).combine_chunks()
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._group_ends = np.cumsum(sizes)
 
     def source(self, slot: int) -> str:
         """Where the image came from."""
-        return str(self._sources[slot])
+        return str(self._sources[slot - self.first_slot])
 
     def thumbnail(self, slot: int) -> bytes:
         """A small encoded image."""
-        group = int(np.searchsorted(self._group_ends, slot, side="right"))
-        column = self._file.read_row_group(group, columns=["thumbnail"])["thumbnail"]
-        return bytes(column[slot - (int(self._group_ends[group]) - len(column))].as_py())
+        return self.thumbnails(np.array([slot]))[0]
+
+    def thumbnails(self, slots: np.ndarray) -> list[bytes]:
+        """Those of ascending slots; reads only the row groups that hold them."""
+        rows = slots - self.first_slot
+        groups = np.searchsorted(self._group_ends, rows, side="right")
+        found: list[bytes] = []
+        for group in np.unique(groups).tolist():
+            column = self._file.read_row_group(group, columns=["thumbnail"])["thumbnail"]
+            first = int(self._group_ends[group]) - len(column)
+            found += column.take(pa.array(rows[groups == group] - first)).to_pylist()
+        return found

@@ -1,5 +1,6 @@
-"""An opened index version and exact search in it."""
+"""An opened index version and search in it."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,10 @@ import numpy as np
 
 from ucdr_ray.embeddings import ModelRef
 from ucdr_ray.errors import UserError
+from ucdr_ray.index.kinds import Effort
 from ucdr_ray.index.manifest import Manifest
-from ucdr_ray.index.merge import Candidates, Hit, best, merge
-from ucdr_ray.index.metadata import Metadata
-from ucdr_ray.index.shard import ExactShard
+from ucdr_ray.index.merge import Hit, best, merge
+from ucdr_ray.index.shard import Shard
 from ucdr_ray.index.versions import current, read_manifest, version_folder
 
 if TYPE_CHECKING:
@@ -34,30 +35,46 @@ class Answer:
 
 
 class OpenDomain:
-    """The shards and metadata of one domain, in memory."""
+    """The shards of one domain, opened."""
 
     def __init__(self, folder: Path, manifest: Manifest, domain: str) -> None:
         self.name = domain
-        entry = next(entry for entry in manifest.metadata if entry.domain == domain)
-        self.metadata = Metadata(folder / entry.file, domain, entry.rows)
-        self.shards = [
-            ExactShard(folder / shard.file, shard, manifest.dim) for shard in manifest.shards_of(domain)
-        ]
+        self.shards = [Shard(folder, entry, manifest.dim) for entry in manifest.shards_of(domain)]
 
-    def search(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
+    def search(
+        self, queries: np.ndarray, k: int, exact: bool = False, effort: Effort | None = None
+    ) -> list[list[Hit]]:
         """The top k of this domain for each of (Q, dim) unit rows, in order."""
-        found = [shard.search(queries, k) for shard in self.shards]
+        found = [shard.search(queries, k, exact, effort) for shard in self.shards]
         answers = []
         for parts in zip(*found, strict=True):
-            top = best([Candidates(scores, slots, self.metadata.ids[slots]) for scores, slots in parts], k)
+            top = best(parts, k)
             rows = zip(top.scores.tolist(), top.slots.tolist(), top.ids.tolist(), strict=True)
             answers.append(
-                [
-                    Hit(score, self.name, id_.decode(), slot, self.metadata.source(slot))
-                    for score, slot, id_ in rows
-                ]
+                [Hit(score, self.name, id_.decode(), slot, self.source(slot)) for score, slot, id_ in rows]
             )
         return answers
+
+    def source(self, slot: int) -> str:
+        """Where an image came from."""
+        return self._shard(slot).metadata.source(slot)
+
+    def thumbnail(self, slot: int) -> bytes:
+        """A small encoded image."""
+        return self._shard(slot).metadata.thumbnail(slot)
+
+    def vectors(self, slots: np.ndarray) -> np.ndarray:
+        """Float32 (n, dim)."""
+        return np.stack([self._shard(int(slot)).vectors(slot) for slot in slots])
+
+    def live(self) -> tuple[np.ndarray, np.ndarray]:
+        """Slots int64 (n,), ascending, and ids bytes (n,) of the rows that can be found."""
+        slots = np.concatenate([shard.slots for shard in self.shards])
+        ids = np.concatenate([shard.ids(shard.slots) for shard in self.shards])
+        return slots, ids
+
+    def _shard(self, slot: int) -> Shard:
+        return self.shards[bisect_right(self.shards, slot, key=lambda shard: shard.entry.first_slot) - 1]
 
 
 class Index:
@@ -108,13 +125,18 @@ class Index:
             self._open[name] = OpenDomain(self.folder, self.manifest, name)
         return self._open[name]
 
-    def search(self, queries: np.ndarray, domains: Sequence[str] | None = None, k: int = 10) -> list[Answer]:
-        """The exact top k by cosine, over all the domains asked together and in each.
+    def search(
+        self, queries: np.ndarray, domains: Sequence[str] | None = None, k: int = 10, exact: bool = False
+    ) -> list[Answer]:
+        """The top k by cosine, over all the domains asked together and in each.
+
+        Where a shard has a shortcut, nearly the top k, with the recall that the manifest states. Scores are right.
 
         Args:
             queries: (Q, dim); any length above 0, scaled to 1 here.
             domains: names; all of the index when None.
             k: at least 1. A domain with fewer images answers with all, and the answer notes it.
+            exact: take no shortcut.
 
         Raises:
             UserError: an unknown domain, k < 1, a wrong dimension, or a query that is not finite or zero.
@@ -124,7 +146,7 @@ class Index:
         names = list(dict.fromkeys(self.manifest.domains if domains is None else domains))
         opened = [self.domain(name) for name in names]
         queries = unit_rows(queries, self.manifest.dim)
-        found = [domain.search(queries, k) for domain in opened]
+        found = [domain.search(queries, k, exact) for domain in opened]
         shards = sum(len(domain.shards) for domain in opened)
         notes = [
             f"{name} has only {rows} images: all of them are in the answer"

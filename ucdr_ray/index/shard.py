@@ -1,75 +1,154 @@
-"""An exact shard: FAISS finds candidates in float32, float64 dot products decide the order."""
+"""A shard in memory: FAISS finds candidates, float64 dot products with the stored vectors decide score and order."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 
 from ucdr_ray.errors import UserError
+from ucdr_ray.index import kinds
+from ucdr_ray.index.kinds import Effort
 from ucdr_ray.index.manifest import ShardEntry
+from ucdr_ray.index.merge import Candidates
+from ucdr_ray.index.metadata import Metadata
 
 _SPARE = 16  # fetched beyond k at first, so that ties at the k-th place seldom need a second search
 
 
-def write_exact(path: Path, dim: int, batches: Iterable[np.ndarray]) -> None:
-    """Write float32 (B, dim) batches of unit rows as a FAISS flat inner-product index."""
-    index = faiss.IndexFlatIP(dim)
-    for batch in batches:
-        index.add(batch)
-    faiss.write_index(index, str(path))
+class Shard:
+    """The rows of one shard. Its vectors are mapped from their file, which processes of a machine share.
 
+    Searching is thread-safe; how many threads FAISS takes is the caller's choice.
+    """
 
-class ExactShard:
-    """The vectors of one shard, in memory. Reading is thread-safe; FAISS threads are the caller's choice."""
+    def __init__(self, folder: Path, entry: ShardEntry, dim: int) -> None:
+        """Open files whose checksums were verified: FAISS itself notices only some damage.
 
-    def __init__(self, path: Path, entry: ShardEntry, dim: int) -> None:
-        """Load a file whose checksum was verified: FAISS itself notices only some damage.
+        Args:
+            folder: the version's.
 
         Raises:
-            UserError: it is no flat inner-product index of the manifest's size.
+            UserError: a file is not what the manifest says.
         """
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError:
-            raise UserError(f"bad index shard {path}: not a FAISS index") from None
-        if not isinstance(index, faiss.IndexFlatIP) or (index.ntotal, index.d) != (entry.rows, dim):
-            raise UserError(f"bad index shard {path}: not a flat inner-product index of {entry.rows} × {dim}")
         self.entry = entry
-        self._index = index
+        self.metadata = Metadata(folder / entry.metadata.file, entry.domain, entry.first_slot, entry.rows)
+        self._flat = _flat(folder / entry.vectors.file, entry.rows, dim)
+        self._vectors = faiss.rev_swig_ptr(self._flat.get_xb(), entry.rows * dim).reshape(entry.rows, dim)
+        self._kept, self._only = _kept(folder, entry)
+        if entry.approximate is not None:
+            self._approximate = kinds.read(
+                folder / entry.approximate.file, entry.approximate.kind, self._flat
+            )
 
-    def search(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Every row that scores at least as high as the k-th best, so that ties can be broken by id outside.
+    def search(
+        self, queries: np.ndarray, k: int, exact: bool = False, effort: Effort | None = None
+    ) -> list[Candidates]:
+        """Rows that score at least as high as the k-th best found, so that ties can be broken by id outside.
 
         Args:
             queries: float32 (Q, dim), unit rows.
             k: at least 1; all rows if larger than the shard.
+            exact: compare with every row, also where the shard has a shortcut.
+            effort: other than the one chosen when the version was made.
 
         Returns:
-            Per query: scores float32 (n,), the cosine in float64 rounded once, and slots int64 (n,), n >= min(k, rows);
-            in no order.
+            Per query at least min(k, rows that can be found) of them if exact, in no order; scores are the cosine in
+            float64, rounded once.
         """
-        answers: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(queries)
-        k = min(k, self.entry.rows)
+        k = min(k, self.entry.live)
+        if k == 0:
+            return [self._candidates(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
+        if exact or self.entry.approximate is None:
+            return self._exact(queries, k)
+        chosen = effort or Effort(self.entry.approximate.effort, self.entry.approximate.fetch)
+        return self._nearly(queries, k, chosen)
+
+    def vectors(self, slots: np.ndarray) -> np.ndarray:
+        """Float32 (n, dim)."""
+        return np.asarray(self._vectors[slots - self.entry.first_slot])
+
+    @property
+    def slots(self) -> np.ndarray:
+        """Slots int64 of the rows that can be found, ascending."""
+        return np.flatnonzero(self._kept) + self.entry.first_slot
+
+    def ids(self, slots: np.ndarray) -> np.ndarray:
+        """Bytes (n,)."""
+        return np.asarray(self.metadata.ids[slots - self.entry.first_slot])
+
+    @property
+    def most_effort(self) -> int:
+        """See `kinds.most_effort`."""
+        assert self.entry.approximate is not None
+        return kinds.most_effort(self.entry.approximate.kind, self._approximate)
+
+    def _exact(self, queries: np.ndarray, k: int) -> list[Candidates]:
+        answers: list[Candidates | None] = [None] * len(queries)
         # |float32 dot product - true one| <= d 2^-24 for unit vectors, in any order of summing; doubled
-        tolerance = 2 * self._index.d * 2.0**-24
+        tolerance = 2 * self._flat.d * 2.0**-24
+        only = None if self._only is None else faiss.SearchParameters(sel=self._only)
         pending, fetch = np.arange(len(queries)), k + _SPARE
         while pending.size:
-            fetch = min(fetch, self.entry.rows)
-            rough, rows = self._index.search(queries[pending], fetch)
+            fetch = min(fetch, self.entry.live)
+            rough, rows = self._flat.search(queries[pending], fetch, params=only)
             again = []
             for place, query in enumerate(pending):
                 scores = self._score(queries[query], rows[place])
                 worst = np.partition(scores, -k)[-k]
-                if fetch < self.entry.rows and rough[place, -1] + tolerance >= worst:
+                if fetch < self.entry.live and rough[place, -1] + tolerance >= worst:
                     again.append(query)  # a row that was not fetched might reach the k-th score
                 else:
                     keep = scores >= worst
-                    answers[query] = scores[keep], rows[place][keep] + self.entry.first_slot
+                    answers[query] = self._candidates(scores[keep], rows[place][keep])
             pending, fetch = np.array(again, dtype=np.int64), fetch * 4
+        return [answer for answer in answers if answer is not None]
+
+    def _nearly(self, queries: np.ndarray, k: int, effort: Effort) -> list[Candidates]:
+        assert self.entry.approximate is not None
+        # With fewer candidates than the effort was chosen with, recall would be less than stated.
+        fetch = min(max(k, kinds.K) * effort.fetch, self.entry.live)
+        asked = kinds.parameters(self.entry.approximate.kind, effort.effort, fetch, self._only)
+        _, found = self._approximate.search(queries, fetch, params=asked)
+        answers = []
+        for query, rows in zip(queries, found, strict=True):
+            rows = rows[rows >= 0]
+            scores = self._score(query, rows)
+            if len(rows) > k:
+                keep = scores >= np.partition(scores, -k)[-k]
+                rows, scores = rows[keep], scores[keep]
+            answers.append(self._candidates(scores, rows))
         return answers
 
     def _score(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Cosines float32 (n,) of (dim,) with stored rows. Equal rows get equal scores: each is summed in one order."""
-        vectors = self._index.reconstruct_batch(rows).astype(np.float64)
-        return (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+        products = self._vectors[rows].astype(np.float64)
+        products *= query
+        return np.asarray(products.sum(axis=1), np.float32)
+
+    def _candidates(self, scores: np.ndarray, rows: np.ndarray) -> Candidates:
+        return Candidates(scores, rows + self.entry.first_slot, self.metadata.ids[rows])
+
+
+def _flat(path: Path, rows: int, dim: int) -> faiss.IndexFlatIP:
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError:
+        raise UserError(f"bad index shard {path}: not a FAISS index") from None
+    if not isinstance(index, faiss.IndexFlatIP) or (index.ntotal, index.d) != (rows, dim):
+        raise UserError(f"bad index shard {path}: not a flat inner-product index of {rows} × {dim}")
+    return index
+
+
+def _kept(folder: Path, entry: ShardEntry) -> tuple[np.ndarray, faiss.IDSelector | None]:
+    """Which rows can be found, bool (rows,), and the same for FAISS; None for all."""
+    kept = np.ones(entry.rows, bool)
+    if entry.deleted is None:
+        return kept, None
+    path = folder / entry.deleted.file
+    slots = pq.read_table(path, columns=["slot"])["slot"].to_numpy() - entry.first_slot
+    inside = (slots >= 0) & (slots < entry.rows)
+    if len(slots) != entry.deleted.rows or not inside.all() or len(np.unique(slots)) != len(slots):
+        raise UserError(f"bad index shard {path}: not {entry.deleted.rows} slots of its shard")
+    kept[slots] = False
+    return kept, faiss.IDSelectorBitmap(np.packbits(kept, bitorder="little"))

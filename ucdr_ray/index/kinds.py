@@ -1,0 +1,131 @@
+"""The kinds of approximate search in a shard. FAISS makes each; none but their candidates is taken from it.
+
+All rank by dot product of unit vectors. Cells and codes are learnt from rows of all domains: cells that were learnt
+on one domain alone lead the queries of another astray.
+
+| kind     | what it holds of N rows of d numbers           | a search compares with         |
+|----------|------------------------------------------------|--------------------------------|
+| ivf-flat | the vectors once more: 4 d N bytes             | the rows of the nearest cells  |
+| ivf-sq8  | a byte a number: d N bytes                     | the same                       |
+| ivf-pq   | half a byte for two numbers: d N / 4 bytes     | the same, by table look-up     |
+| hnsw     | a graph of about 270 bytes a row               | what a walk to the query meets |
+"""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import faiss
+import numpy as np
+
+from ucdr_ray.errors import UserError
+
+ApproximateKind = Literal["ivf-flat", "ivf-sq8", "ivf-pq", "hnsw"]
+Kind = Literal["exact"] | ApproximateKind
+APPROXIMATE: tuple[ApproximateKind, ...] = get_args(ApproximateKind)
+SMALLEST = 1_000  # rows; below, comparing with all of them is as fast
+K = 10  # recall is asked for, and measured, of as many rows
+FETCHES = {"ivf-flat": (1,), "hnsw": (1,), "ivf-sq8": (2, 8), "ivf-pq": (4, 16, 64)}
+
+_LINKS = 32  # of a row in the graph; FAISS's own choice
+_EFFORT_OF_BUILDING = 80
+_ROWS_PER_CELL = 64  # that a cell is learnt from
+_FEWEST_PER_CELL = 39  # below, FAISS warns
+
+
+class Effort(NamedTuple):
+    """How hard to search: see `ucdr_ray.index.manifest.Approximate`."""
+
+    effort: int
+    fetch: int
+
+
+def cells(rows: int) -> int:
+    """Cells for a shard: the power of two next to 4 √rows, so that few different numbers occur, each learnt once."""
+    return int(min(2 ** round(np.log2(4 * np.sqrt(rows))), max(1, rows // _FEWEST_PER_CELL)))
+
+
+def graph(dim: int) -> faiss.Index:
+    """An empty index of kind "hnsw", which has nothing to learn before it is filled."""
+    index = faiss.IndexHNSWFlat(dim, _LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _EFFORT_OF_BUILDING
+    return index
+
+
+def learnt(kind: ApproximateKind, dim: int, count: int, sample: np.ndarray) -> faiss.Index:
+    """An empty index of any other kind.
+
+    Args:
+        count: cells.
+        sample: float32 (n, dim) unit rows of all domains, shuffled, `sample_size` of them if there are as many.
+    """
+    codes = {"ivf-flat": "Flat", "ivf-sq8": "SQ8", "ivf-pq": f"PQ{dim // 2 if dim % 2 == 0 else dim}x4fs"}
+    index = faiss.index_factory(dim, f"IVF{count},{codes[kind]}", faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = _ROWS_PER_CELL
+    index.train(sample[: sample_size(count)])
+    return index
+
+
+def sample_size(count: int) -> int:
+    """Rows to learn ``count`` cells from."""
+    return max(count * _ROWS_PER_CELL, 4096)
+
+
+def emptied(path: Path) -> faiss.Index:
+    """What `learnt` made, or a shard was searched with, without its rows."""
+    index = faiss.read_index(str(path))
+    index.reset()
+    return index
+
+
+def write(index: faiss.Index, path: Path) -> None:
+    """To a file. A graph's goes without its vectors, which the shard has already."""
+    faiss.write_index(
+        index, str(path), faiss.IO_FLAG_SKIP_STORAGE if isinstance(index, faiss.IndexHNSW) else 0
+    )
+
+
+def read(path: Path, kind: ApproximateKind, vectors: faiss.IndexFlatIP) -> faiss.Index:
+    """An index of the rows in ``vectors``, which must outlive it, from a file whose checksum was verified.
+
+    Raises:
+        UserError: it is of another kind or size.
+    """
+    types: dict[str, Any] = {
+        "ivf-flat": faiss.IndexIVFFlat,
+        "ivf-sq8": faiss.IndexIVFScalarQuantizer,
+        "ivf-pq": faiss.IndexIVFPQFastScan,
+        "hnsw": faiss.IndexHNSWFlat,
+    }
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError:
+        raise UserError(f"bad index shard {path}: not a FAISS index") from None
+    if not isinstance(index, types[kind]) or (index.ntotal, index.d) != (vectors.ntotal, vectors.d):
+        raise UserError(f"bad index shard {path}: not an {kind} index of {vectors.ntotal} × {vectors.d}")
+    if kind == "hnsw":
+        index.own_fields, index.storage = False, vectors
+    return index
+
+
+def parameters(
+    kind: ApproximateKind, effort: int, fetch: int, only: faiss.IDSelector | None
+) -> faiss.SearchParameters:
+    """What goes with a query: the index itself is never changed by a search.
+
+    Args:
+        fetch: rows asked for.
+        only: those that may be found; all without it.
+    """
+    made = faiss.SearchParametersHNSW() if kind == "hnsw" else faiss.SearchParametersIVF()
+    if kind == "hnsw":
+        made.efSearch = max(effort, fetch)
+    else:
+        made.nprobe = effort
+    if only is not None:
+        made.sel = only
+    return made
+
+
+def most_effort(kind: ApproximateKind, index: faiss.Index) -> int:
+    """From where more effort changes nothing (cells), or is not worth it (a walk)."""
+    return int(min(index.ntotal, 4096) if kind == "hnsw" else index.nlist)

@@ -1,0 +1,125 @@
+"""Which kind of shortcut an index should have: what each takes of memory, and what it is likely to find."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from ucdr_ray.errors import UserError
+from ucdr_ray.index import kinds
+from ucdr_ray.index.kinds import APPROXIMATE, FETCHES, ApproximateKind, K, Kind
+from ucdr_ray.index.learn import drawn
+from ucdr_ray.index.recall import QUERIES
+from ucdr_ray.index.source import Source
+
+EXACT_UP_TO = 20_000  # rows of a shard: comparing with all of them takes 2 ms at 256 dimensions
+PILOT_ROWS = 20_000
+# By speed at equal recall, and by memory: the smaller the codes, the more of them a processor reads in a second.
+# A graph takes ten times as long to build, and is had by name only.
+_PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an index of a kind needs, in bytes, and the recall at 10 that it can be expected to reach.
+
+    ``memory``: of a process that holds all of it. ``disk``: of the version. Vectors beside a shortcut lie on disk, and
+    only those of candidates are read.
+    """
+
+    kind: Kind
+    memory: int
+    disk: int
+    recall: float
+
+
+def estimate(kind: Kind, shard_rows: list[int], dim: int, row_bytes: float, recall: float = 1.0) -> Estimate:
+    """
+    Args:
+        shard_rows: of every shard.
+        row_bytes: what id and source of a row take in memory.
+    """
+    vectors, codes = 4 * dim * sum(shard_rows), 0
+    in_memory = 0
+    for rows in shard_rows:
+        if kind == "exact" or rows < kinds.SMALLEST:
+            in_memory += 4 * dim * rows
+        else:
+            shortcut = _shortcut_bytes(kind, rows, dim)
+            codes += shortcut
+            in_memory += shortcut + (4 * dim * rows if kind == "hnsw" else 0)
+    around = round(row_bytes * sum(shard_rows))
+    return Estimate(kind, in_memory + around, vectors + codes + around, recall)
+
+
+def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
+    if kind == "hnsw":
+        return 272 * rows  # 64 links on the ground floor, one row in 32 on the next, and offsets
+    cells = kinds.cells(rows)
+    number = {"ivf-flat": 4 * dim, "ivf-sq8": dim, "ivf-pq": dim / 4 if dim % 2 == 0 else dim / 2}[kind]
+    padding = 16 * cells * number if kind == "ivf-pq" else 0  # a cell's codes come in blocks of 32
+    return round((number + 8) * rows + 4 * dim * cells + padding)
+
+
+def expected_recalls(source: Source, rows: Mapping[str, np.ndarray], dim: int) -> dict[Kind, float]:
+    """Of each kind whose codes may lose something: the worst recall at 10 in the largest domain, all cells searched.
+
+    Measured on a sample. What a query finds among all rows, it must find among a part of them with a part of the
+    candidates; so the sample is asked for as large a share of itself.
+    """
+    largest = max(rows, key=lambda name: len(rows[name]))
+    gallery = drawn(source, {largest: rows[largest]}, PILOT_ROWS)
+    share = len(gallery) / len(rows[largest])
+    sample = drawn(source, rows, PILOT_ROWS)
+    count = kinds.cells(len(gallery))
+    found: dict[Kind, float] = {"exact": 1.0, "ivf-flat": 1.0, "hnsw": 1.0}
+    for kind in ("ivf-pq", "ivf-sq8"):
+        index = kinds.learnt(kind, dim, count, sample)
+        index.add(gallery)
+        found[kind] = min(
+            _pilot(index, kind, gallery, drawn(source, {name: slots}, QUERIES), share)
+            for name, slots in rows.items()
+        )
+    return found
+
+
+def _pilot(
+    index: faiss.Index, kind: ApproximateKind, gallery: np.ndarray, queries: np.ndarray, share: float
+) -> float:
+    wanted = max(1, round(K * share))
+    fetch = max(wanted, round(K * FETCHES[kind][-1] * share))
+    asked = kinds.parameters(kind, index.nlist, fetch, None)
+    _, rows = index.search(queries, fetch, params=asked)
+    truth = -np.sort(-(queries @ gallery.T), axis=1)[:, wanted - 1 : wanted]
+    scores = np.einsum("qd,qfd->qf", queries, gallery[rows])
+    return float(np.minimum((scores >= truth - 1e-6).sum(axis=1) / wanted, 1).mean())
+
+
+def choose(estimates: list[Estimate], memory: int | None, recall: float, largest_shard: int) -> Estimate:
+    """The kind that answers fastest of those that fit and reach the recall.
+
+    Args:
+        memory: bytes that a process may take; any without it.
+
+    Raises:
+        UserError: none does both; says what each would take.
+    """
+    order: tuple[Kind, ...] = (
+        ("exact", *_PREFERRED) if largest_shard <= EXACT_UP_TO else (*_PREFERRED, "exact")
+    )
+    by_kind = {found.kind: found for found in estimates}
+    for kind in order:
+        found = by_kind[kind]
+        if found.recall >= recall and (memory is None or found.memory <= memory):
+            return found
+    told = "; ".join(f"{e.kind} {e.memory / 1e6:,.0f} MB, recall {e.recall:.2f}" for e in estimates)
+    raise UserError(f"--memory {(memory or 0) / 1e6:,.0f} MB with --recall {recall:g}: nothing fits ({told})")
+
+
+def estimates(
+    shard_rows: list[int], dim: int, row_bytes: float, recalls: Mapping[Kind, float]
+) -> list[Estimate]:
+    """Of every kind."""
+    every: tuple[Kind, ...] = ("exact", *APPROXIMATE)
+    return [estimate(kind, shard_rows, dim, row_bytes, recalls[kind]) for kind in every]
