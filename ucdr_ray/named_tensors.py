@@ -1,6 +1,7 @@
 """Tensors by name: parts of a larger state, and what an optimizer remembers."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,13 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def digest(module: nn.Module) -> str:
     """SHA-256 of all weights and buffers: their names, shapes and numbers as float32."""
+    return digest_of(module.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and numbers as float32."""
     found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         found.update(f"{name} {tuple(value.shape)}".encode())
-        found.update(value.detach().float().cpu().contiguous().numpy())
+        found.update(value.detach().float().cpu().contiguous().numpy().data)
     return found.hexdigest()

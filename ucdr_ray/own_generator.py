@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch.nn.functional import avg_pool2d
 from ucdr_ray.augment import augment
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.decoded import decode, spans
-from ucdr_ray.errors import UserError
+from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.files import atomic_write, fingerprint
 from ucdr_ray.models.content import ContentWord, read_by
 from ucdr_ray.models.diffusion import Generator
@@ -30,6 +31,7 @@ from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_trainer import COARSE, GeneratorTrainer
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.models.small_generator import SIDE, save_generator, small_generator
+from ucdr_ray.named_tensors import digest_of
 from ucdr_ray.progress import progress
 from ucdr_ray.settings import AugmentConfig
 
@@ -134,8 +136,27 @@ def train_generator(
         The mean loss of the last hundred steps of this call, None if it took none; and how far words are heeded.
 
     Raises:
-        UserError: a style has no words or too many, or the state is of another training.
+        UserError: a style has no words or too many, the state is damaged or of another training, or another process
+            trains at `out`.
+        JobError: the loss became infinite or not a number.
     """
+    lock = out.with_name(f".{out.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                if out.exists():
+                    raise UserError(f"--out {out} exists; a model is never written over")
+                return _train(catalog, names, encoder, settings, out)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(f"--out {out}: another process trains a generator there") from None
+
+
+def _train(
+    catalog: Catalog, names: list[str], encoder: Encoder, settings: Settings, out: Path
+) -> tuple[float | None, list[Heeded]]:
     words = ["a", "an", "of", *(word for style in settings.styles.values() for word in style.lower().split())]
     made = small_generator(words, settings.seed, settings.side)
     prompts = Prompts.of(made.tokenizer, [settings.styles[name] for name in names])
@@ -166,10 +187,12 @@ def train_generator(
             told = content(shown.feature[rows, flipped.long(), view].to(device))
             ids, place, embedding = prompts.filled(domain, told)
             losses.append(trainer.step(made.codec.encode(pixels.to(device))[0], ids, place, embedding, draw))
+            if not np.isfinite(losses[-1]):
+                raise JobError(f"the loss is {losses[-1]} at step {trainer.taken}: try a lower --lr")
             meter.advance(1)
             if trainer.taken % _SAVED == 0:
                 tensors = trainer.state() | {"draw": draw.get_state()}
-                atomic_write(state, save(tensors, {"made_for": made_for}))
+                atomic_write(state, save(tensors, {"made_for": made_for, "sha256": digest_of(tensors)}))
     made = trainer.averaged()
     made.styles, made.start_for = settings.styles, read_by(encoder)
     save_generator(made, out)
@@ -228,10 +251,13 @@ def _drawn(starts: np.ndarray, batch: int, draw: torch.Generator) -> tuple[Tenso
 def _read(state: Path, made_for: str) -> dict[str, Tensor]:
     try:
         with safe_open(state, "pt") as file:
-            ours = (file.metadata() or {}).get("made_for") == made_for
+            told = file.metadata() or {}
+            ours = told.get("made_for") == made_for
             tensors = {name: file.get_tensor(name) for name in file.keys()} if ours else {}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{state} is damaged ({error}); without it the training begins anew") from None
+    if ours and told.get("sha256") != digest_of(tensors):
+        raise UserError(f"{state} is damaged (checksum); without it the training begins anew")
     if not ours:
         raise UserError(
             f"{state} is of a training with other settings or images; the same ones go on, and without the file it "

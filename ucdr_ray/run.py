@@ -39,6 +39,7 @@ _FREE = (
     "method.gradient_checkpointing",
     "method.channels_last",
 )
+_TOLD = ("name", "status", "catalog", "catalog_fingerprint", "config_fingerprint")
 _OURS = {
     ".lock",
     "config.yaml",
@@ -69,6 +70,8 @@ class Run:
         values = read_json(self.path / "run.json", "run")
         if not isinstance(values, dict) or values.get("format") != "ucdr-run" or values.get("version") != 1:
             raise UserError(f"{self.path / 'run.json'} is not a run of version 1")
+        if strange := [name for name in _TOLD if not isinstance(values.get(name), str)]:
+            raise UserError(f"damaged run: {self.path / 'run.json'} does not say its {strange[0]}")
         return values
 
     def update(self, **values: Any) -> None:
@@ -77,7 +80,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per finished epoch, oldest first."""
-        return self._rows("metrics.jsonl")
+        return self._rows("metrics.jsonl", ("epoch", "seconds", "images_per_s"))
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch's row."""
@@ -91,7 +94,7 @@ class Run:
 
     def starts(self) -> list[int]:
         """After which epoch the workers took up training, each time that they did: more than once if one died."""
-        return [row["epoch"] for row in self._rows("starts.jsonl")]
+        return [row["epoch"] for row in self._rows("starts.jsonl", ("epoch",))]
 
     def add_start(self, epoch: int) -> None:
         """Note that the workers take up training after `epoch`."""
@@ -99,14 +102,22 @@ class Run:
 
     def bank_restarts(self) -> list[tuple[int, str]]:
         """Shards of the memory bank that were replaced, in order, and why one began without its rows, or nothing."""
-        return [(row["shard"], row["problem"]) for row in self._rows("bank/restarts.jsonl")]
+        return [
+            (row["shard"], row["problem"]) for row in self._rows("bank/restarts.jsonl", ("shard", "problem"))
+        ]
 
-    def _rows(self, file: str) -> list[dict[str, Any]]:
+    def _rows(self, file: str, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
         try:
             lines = (self.path / file).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        try:
+            rows = [json.loads(line) for line in lines]
+        except ValueError:
+            rows = [None]
+        if not all(isinstance(row, dict) and row.keys() >= set(wanted) for row in rows):
+            raise UserError(f"damaged run: a line of {self.path / file} does not say {', '.join(wanted)}")
+        return rows
 
     def _write(self, file: str, rows: list[dict[str, Any]]) -> None:
         # Whole, because a reader may look at any moment, and a power cut must not leave half a line.

@@ -96,9 +96,10 @@ def test_stale_and_foreign_latents_are_refused(world, whole, tmp_path):
         Latents.open(tmp_path / "damaged")
 
 
-def test_made_for_another_model_they_are_made_anew(world, whole, tmp_path):
-    copy = Path(shutil.copytree(whole.path, tmp_path / "latents"))
-    made = make(world, copy, flipped=False)
+def test_made_otherwise_they_need_a_folder_of_their_own(world, whole, tmp_path):
+    with pytest.raises(UserError, match="holds latents of flipped=True, not False; choose another folder"):
+        make(world, whole.path, flipped=False)
+    made = make(world, tmp_path / "latents", flipped=False)
     assert made.manifest.shape == [1, 2, 4, 8, 8]
     assert np.array_equal(rows(made, "photo")[:, 0], rows(whole, "photo")[:, 0])
 

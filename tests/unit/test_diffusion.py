@@ -197,6 +197,16 @@ def _break(folder: Path, part: str) -> None:
         (folder / "model_index.json").write_text(json.dumps(index))
     elif part == "no folder":
         shutil.rmtree(folder)
+    elif part == "vocabulary gone":
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+    elif part == "index a list":
+        (folder / "model_index.json").write_text("[1, 2]")
+    elif part == "index deep":
+        (folder / "model_index.json").write_text(100_000 * "[")
+    else:
+        where, field, value = part.split()
+        file = folder / where
+        file.write_text(json.dumps(json.loads(file.read_text()) | {field: json.loads(value)}))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +221,17 @@ def _break(folder: Path, part: str) -> None:
         "other target",
         "two text encoders",
         "no folder",
+        "vocabulary gone",
+        "index a list",
+        "index deep",
+        "tokenizer/tokenizer_config.json model_max_length 1e30",
+        "tokenizer/tokenizer_config.json pad_token null",
+        "unet/config.json sample_size [16,16]",
+        "unet/config.json sample_size 0",
+        "unet/config.json sample_size null",
+        "unet/config.json sample_size 1000000000",
+        "scheduler/scheduler_config.json num_train_timesteps 0",
+        "scheduler/scheduler_config.json trained_betas [0.1,0.2]",
     ],
 )
 def test_a_missing_or_foreign_model_is_one_clear_error(tmp_path: Path, part: str) -> None:

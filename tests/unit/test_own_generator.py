@@ -2,11 +2,13 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from tests.tiny import make_catalog
@@ -162,6 +164,33 @@ def test_a_folder_that_is_there_and_a_damaged_state_are_left_alone(tmp_path, tra
     code, err = train(tmp_path / "new")
     assert code == 2 and "new.state.safetensors is damaged" in err and err.count("\n") == 1
     assert (tmp_path / "new.state.safetensors").read_bytes() == b"nonsense"
+
+
+def test_a_state_with_a_flipped_bit_is_not_gone_on_from(tmp_path, train, monkeypatch) -> None:
+    monkeypatch.setattr(own_generator, "_SAVED", 2)
+    step = GeneratorTrainer.step
+    monkeypatch.setattr(
+        GeneratorTrainer, "step", lambda self, *given: math.nan if self.taken == 3 else step(self, *given)
+    )
+    code, err = train(tmp_path / "model")
+    assert code == 1 and "the loss is nan at step 3: try a lower --lr" in err
+    monkeypatch.undo()
+    state = tmp_path / "model.state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-100] ^= 1
+    state.write_bytes(content)
+    code, err = train(tmp_path / "model")
+    assert code == 2 and "model.state.safetensors is damaged (checksum)" in err
+    assert not (tmp_path / "model").exists()
+
+
+def test_two_trainings_of_one_model_do_not_meet(tmp_path, train) -> None:
+    with FileLock(tmp_path / ".model.lock"):
+        code, err = train(tmp_path / "model")
+    assert code == 2 and "another process trains a generator there" in err
+    (tmp_path / "file").write_text("")
+    code, err = train(tmp_path / "file" / "model")
+    assert code == 2 and "is no folder that may be written to" in err
 
 
 def test_it_learns_what_the_style_says() -> None:

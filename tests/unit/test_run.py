@@ -179,3 +179,14 @@ def test_a_foreign_run_json(run, catalog):
     values = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps(values | {"version": 2}))
     assert "is not a run of version 1" in refusal(run, tiny_config(), catalog, True)
+    (run.path / "run.json").write_text(json.dumps(values | {"catalog": 7}))
+    assert "run.json does not say its catalog" in refusal(run, tiny_config(), catalog, True)
+
+
+@pytest.mark.parametrize("line", ['{"epoch": 1, "sec', '{"epoch": 1}', "7"])
+def test_damaged_metrics_are_named(run, line):
+    (run.path / "metrics.jsonl").write_text(line)
+    with pytest.raises(
+        UserError, match="a line of .*metrics.jsonl does not say epoch, seconds, images_per_s"
+    ):
+        run.metrics()

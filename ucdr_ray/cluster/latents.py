@@ -60,7 +60,8 @@ def make_latents(
         wait: for another process that writes to ``out``.
 
     Raises:
-        UserError: ``out`` holds something else, or another process writes to it and is not waited for.
+        UserError: ``out`` holds something else or latents of other settings, or another process writes to it and is
+            not waited for.
         JobError: an image could not be decoded (named), or a worker failed.
     """
     out = out.resolve()
@@ -68,6 +69,7 @@ def make_latents(
     rows = rows_of(catalog, catalog.domains, out, "latents", {"settings": made_by.model_dump()})
     if (found := _finished(catalog, out, made_by)) is not None:
         return found
+    _refuse_others(out, made_by)
     with held(out, "writing latents", wait):
         if (found := _finished(catalog, out, made_by)) is not None:
             return found  # by another process, in the meantime
@@ -104,6 +106,21 @@ def _finished(catalog: Catalog, out: Path, made_by: Settings) -> Latents | None:
     except UserError:
         return None
     return found
+
+
+def _refuse_others(out: Path, made_by: Settings) -> None:
+    """Latents that a catalog has outgrown are made anew where it changed; finished ones of other settings stay."""
+    try:
+        there = Latents.open(out, verify=False).manifest.made_by
+    except UserError:
+        return
+    for field in ("size", "resize", "flipped"):
+        if (other := getattr(there, field)) != (wanted := getattr(made_by, field)):
+            raise UserError(
+                f"--out {out}: holds latents of {field}={other}, not {wanted}; choose another folder"
+            )
+    if there.codec.fingerprint != made_by.codec.fingerprint:
+        raise UserError(f"--out {out}: holds latents made by another generator; choose another folder")
 
 
 def latents_shape(codec: Codec, made_by: Settings) -> list[int]:

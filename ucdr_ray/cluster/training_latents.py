@@ -93,7 +93,8 @@ def latents_of(wanted: Wanted, catalog: Catalog, names: list[str], kept: bool) -
         found = Latents.open(Path(wanted.given))
         found.check(catalog, made_by)
     else:
-        folder = catalog.path.parent / f"{catalog.path.name}.latents"
+        place = catalog.path.resolve()  # else "." has no name
+        folder = place.with_name(f"{place.name}.latents")
         name = f"{made_by.codec.fingerprint[:8]}-{made_by.size}-{made_by.resize}"
         found = make_latents(wanted.generator, catalog, folder / name, made_by, wait=True)
     found = Latents(found.path.resolve(), found.manifest)  # a worker need not stand in the driver's folder

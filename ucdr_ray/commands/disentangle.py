@@ -25,7 +25,9 @@ def disentangle(
         int, typer.Option(metavar="N", min=1, max=50, help="Images of each domain to show.")
     ] = 3,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="The page.")] = Path("disentangle.png"),
-    guidance: Annotated[float, typer.Option(min=1, help="How much more than nothing the words count.")] = 3.0,
+    guidance: Annotated[
+        float, typer.Option(min=1, max=100, help="How much more than nothing the words count.")
+    ] = 3.0,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images and the noise.")] = 0,
     json_file: Annotated[
         str | None,

@@ -85,6 +85,7 @@ def train(
 
     if out.exists():
         raise UserError(f"--out {out} exists; a model is never written over")
+    check_target("--out", out)
     if json_file is not None and json_file != "-":
         check_target("--json", Path(json_file))
     opened = Catalog.open(catalog)

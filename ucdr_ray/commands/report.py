@@ -60,15 +60,22 @@ def report(
     from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain, untrained
     from ucdr_ray.evaluation.report import build_report
     from ucdr_ray.evaluation.report_examples import pictures_of
-    from ucdr_ray.files import atomic_write
+    from ucdr_ray.files import atomic_write, check_target
     from ucdr_ray.models.device import fastest_device
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
+    target = out or run / "report.html"
+    check_target("--out", target)
     opened = Run(run)
-    values = opened.read()
+    values, epochs = opened.read(), opened.metrics()
     config = load_config(run / "config.yaml")
     encoder = Encoder.load(opened.encoder)
+    shown = disentangle and opened.content.is_dir()
+    if shown:
+        from ucdr_ray.models.content import load_content
+
+        load_content(opened.content)  # refused now if damaged, not after the embedding
     images = Catalog.open(catalog or Path(values["catalog"]))
     names = chosen_domains(images, config.data.domains)
     if embeddings is not None:
@@ -78,18 +85,16 @@ def report(
     else:
         after = embed_domains(encoder.to(fastest_device()), images, names)
     before = embed_domains(untrained(config).to(fastest_device()), images, names)
-    shown = disentangle and opened.content.is_dir()
     disentangled = _disentangled(opened, config, encoder, images, before, after, seed) if shown else None
     page = build_report(
         _about(opened, images, names, encoder.name),
-        opened.metrics(),
+        epochs,
         before,
         after,
         pictures_of(images),
         seed,
         disentangled,
     )
-    target = out or run / "report.html"
     atomic_write(target, page.encode())
     typer.echo(f"report: {target}")
 

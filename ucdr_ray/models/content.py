@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.named_tensors import below, digest
 from ucdr_ray.records import Record, Sha256, read_record
 
+_WIDEST = 65_536  # numbers of a feature or an embedding
 CONTENT = "content"  # folder of g, in that of a generator which it was trained along with
 
 
@@ -120,14 +122,18 @@ def style_words(prompts: Prompts, embeddings: Tensor, start: str, seed: int) -> 
 class _Description(Record):
     format: Literal["ucdr-content"] = "ucdr-content"
     version: Literal[1] = 1
-    feature: int
-    width: int
-    styles: dict[str, str]
-    style_words: int
+    feature: Annotated[int, Field(ge=1, le=_WIDEST)]
+    width: Annotated[int, Field(ge=1, le=_WIDEST)]
+    styles: Annotated[dict[str, str], Field(min_length=1)]
+    style_words: Annotated[int, Field(ge=0, le=_WIDEST)]
     generator: str
     generator_sha256: Sha256 | None = None
     backbone_sha256: Sha256 | None = None
     sha256: Sha256
+    checksum: Sha256 | None = None  # of all other fields; the first models had none
+
+    def digest(self) -> str:
+        return fingerprint(self.model_dump(exclude={"checksum"}))
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def save_content(folder: Path, made: Content) -> None:
             backbone_sha256=made.backbone_sha256,
             sha256=sha256_file(file),
         )
-        write_json(staging / "content.json", described.model_dump())
+        write_json(staging / "content.json", described.model_dump() | {"checksum": described.digest()})
 
 
 def load_content(folder: Path) -> Content:
@@ -180,6 +186,8 @@ def load_content(folder: Path) -> Content:
         UserError: missing, damaged (checksum) or foreign.
     """
     told = read_record(_Description, folder / "content.json", "content word")
+    if told.checksum not in (None, told.digest()):
+        raise UserError(f"damaged content word: {folder / 'content.json'} does not match its checksum")
     file = folder / "content.safetensors"
     if not file.is_file() or sha256_file(file) != told.sha256:
         raise UserError(f"{file} is missing or damaged: its checksum differs from content.json")

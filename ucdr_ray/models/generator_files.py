@@ -1,5 +1,6 @@
 """Generators from files: folders or hub names in the format of Stable Diffusion, checked part by part."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ diffusers_logging.disable_progress_bar()
 DRAWINGS = Path(__file__).parents[1] / "drawings" / "generator"
 PACKAGED = "package:drawings"
 _TARGETS = ("epsilon", "v_prediction")
+_LARGEST = 4096  # side of a latent: pixels with an identity VAE
 _KIND = "allowed: models like Stable Diffusion 1 and 2"
 _ADVICE = "name a folder in the diffusers format, made by `pipeline.save_pretrained` or `hf download`"
 
@@ -40,7 +42,9 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32, local: bool 
     tokenizer = _read(CLIPTokenizer, source, "tokenizer", local)
     scheduler = _read(DDPMScheduler, source, "scheduler", local)
     codec = _codec(index, source, dtype, local)
-    _check(source, unet.config, text.config, scheduler.config, codec)
+    _check(source, unet.config, text.config, codec)
+    _check_times(source, scheduler)
+    _check_tokens(source, tokenizer, text.config)
     content = Path(_place(source)) / CONTENT
     name = model_name(source)
     if not content.is_dir():
@@ -64,13 +68,11 @@ def load_codec(source: str, dtype: torch.dtype = torch.float32, local: bool = Tr
     """The model's codec alone, and the side of the images that it was made for. Raises as `load_generator`."""
     codec = _codec(_index(source, local), source, dtype, local)
     try:
-        side = int(
-            UNet2DConditionModel.load_config(_place(source), subfolder="unet", local_files_only=local)[
-                "sample_size"
-            ]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        unet = UNet2DConditionModel.load_config(_place(source), subfolder="unet", local_files_only=local)
+        side = unet["sample_size"]
+    except Exception as error:  # as in `_read`
         raise UserError(f"generator {source}: unet: {_line(error)}; {_ADVICE}") from None
+    _check_side(source, side)
     return codec, side * codec.stride
 
 
@@ -86,8 +88,10 @@ def _place(source: str) -> str:
 def _index(source: str, local: bool) -> dict[str, Any]:
     try:
         index: dict[str, Any] = DiffusionPipeline.load_config(_place(source), local_files_only=local)
-    except (OSError, ValueError):
-        what = "is no model" if Path(source).exists() else "is not on this machine"
+        if not isinstance(index, dict):
+            raise ValueError
+    except Exception:  # as in `_read`
+        what = "is no model" if os.path.exists(source) else "is not on this machine"
         raise UserError(f"generator {source}: {what} (no model_index.json); {_ADVICE}") from None
     missing = [part for part in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, part)]
     if missing or _has(index, "text_encoder_2"):
@@ -130,17 +134,14 @@ def _codec(index: dict[str, Any], source: str, dtype: torch.dtype, local: bool) 
     )
 
 
-def _check(source: str, unet: Any, text: Any, scheduler: Any, codec: Codec) -> None:
+def _check(source: str, unet: Any, text: Any, codec: Codec) -> None:
+    _check_side(source, unet.sample_size)
     if unet.addition_embed_type is not None or unet.class_embed_type is not None:
         raise UserError(f"generator {source}: its U-Net wants more than a text; {_KIND}")
     if unet.cross_attention_dim != text.hidden_size:
         raise UserError(
             f"generator {source}: its U-Net reads texts of {unet.cross_attention_dim} numbers a token, "
             f"its text encoder writes {text.hidden_size}"
-        )
-    if scheduler.prediction_type not in _TARGETS:
-        raise UserError(
-            f"generator {source}: prediction_type {scheduler.prediction_type}; allowed: {', '.join(_TARGETS)}"
         )
     if {unet.in_channels, unet.out_channels} != {codec.channels}:
         raise UserError(
@@ -149,5 +150,42 @@ def _check(source: str, unet: Any, text: Any, scheduler: Any, codec: Codec) -> N
         )
 
 
+def _check_side(source: str, side: Any) -> None:
+    if type(side) is not int or not 1 <= side <= _LARGEST:
+        raise UserError(f"generator {source}: unet: sample_size {side!r}; allowed: 1 to {_LARGEST}")
+
+
+def _check_times(source: str, scheduler: Any) -> None:
+    target, times = scheduler.config.prediction_type, scheduler.config.num_train_timesteps
+    if target not in _TARGETS:
+        raise UserError(f"generator {source}: prediction_type {target}; allowed: {', '.join(_TARGETS)}")
+    if times < 2 or len(scheduler.alphas_cumprod) != times:
+        raise UserError(
+            f"generator {source}: scheduler: num_train_timesteps {times}, and noise for "
+            f"{len(scheduler.alphas_cumprod)}; allowed: the same number, from 2"
+        )
+
+
+def _check_tokens(source: str, tokenizer: Any, text: Any) -> None:
+    """A tokenizer without its files is read without a word, and tells nothing apart."""
+    said = f"generator {source}: tokenizer"
+    length, longest = tokenizer.model_max_length, text.max_position_embeddings
+    if not 1 < length <= longest:
+        raise UserError(f"{said}: model_max_length {length:g}; allowed: up to the text encoder's {longest}")
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if None in special or len(tokenizer) > text.vocab_size:
+        raise UserError(
+            f"{said}: {len(tokenizer)} tokens, begin, end and padding {special}; allowed: all three, and up to "
+            f"the text encoder's {text.vocab_size}"
+        )
+    words = tokenizer("a an of", add_special_tokens=False)["input_ids"]
+    if len(set(words)) < 3:
+        raise UserError(
+            f"{said}: does not tell 'a', 'an' and 'of' apart: its vocabulary is missing; {_ADVICE}"
+        )
+
+
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line, and with one that only announces it, the next."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
