@@ -31,7 +31,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet uv || echo "no uv; going on with pip"
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.lock)"
 	{ test -x $(BIN)/uv && VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.lock; } \
-		|| $(BIN)/pip install --quiet -r requirements.lock
+		|| { echo "going on with pip"; $(BIN)/pip install --quiet -r requirements.lock; }
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

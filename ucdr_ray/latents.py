@@ -30,6 +30,7 @@ from ucdr_ray.parts_writer import write_rows
 from ucdr_ray.records import Record, read_record
 
 _ROW_GROUP = 128  # images read together, as in a catalog
+_BY = {"size": " (method.generator_size, else the generator's own)", "resize": " (data.resize)"}
 
 
 class Settings(Record):
@@ -97,7 +98,7 @@ class Latents:
             if getattr(ours, field) != getattr(made_by, field):
                 there, wanted = getattr(ours, field), getattr(made_by, field)
                 raise UserError(
-                    f"latents {self.path}: {field}={there}, and {field}={wanted} is wanted{again}"
+                    f"latents {self.path}: {field}={there}, and {field}={wanted} is wanted{_BY.get(field, '')}{again}"
                 )
 
     def part(self, part: Part) -> np.ndarray:

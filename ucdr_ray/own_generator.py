@@ -8,6 +8,7 @@ come without their domain's mean, and mostly of views whose colours were changed
 told by the word alone.
 """
 
+import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,7 @@ from ucdr_ray.progress import progress
 from ucdr_ray.settings import AugmentConfig
 
 _LEAST = 16  # pixels of a side that still show something
-_SAVED = 200  # steps between saved states
+_SAVED, _SECONDS = 200, 60  # steps, and seconds, between saved states
 _PIECE = 256  # images embedded at a time
 _ASKED = 512  # images that tell how far words are heeded
 _TIMES = (0, 0.5, 0.7, 0.85, 1)  # in ranges of times, of all
@@ -177,6 +178,7 @@ def _train(
     content.centre.copy_(shown.centre)
     starts = np.searchsorted(shown.domain.numpy(), np.arange(len(names) + 1))
     losses: list[float] = []
+    due = time.monotonic() + _SECONDS
     with progress("train", "steps", settings.steps - trainer.taken) as meter:
         while trainer.taken < settings.steps:
             rows, domain = _drawn(starts, settings.batch, draw)
@@ -190,14 +192,18 @@ def _train(
             if not np.isfinite(losses[-1]):
                 raise JobError(f"the loss is {losses[-1]} at step {trainer.taken}: try a lower --lr")
             meter.advance(1)
-            if trainer.taken % _SAVED == 0:
+            if trainer.taken % _SAVED == 0 or trainer.taken == settings.steps or time.monotonic() > due:
                 tensors = trainer.state() | {"draw": draw.get_state()}
                 atomic_write(state, save(tensors, {"made_for": made_for, "sha256": digest_of(tensors)}))
+                due = time.monotonic() + _SECONDS
     made = trainer.averaged()
     made.styles, made.start_for = settings.styles, read_by(encoder)
+    found = heeded(
+        made, shown, prompts, settings.seed
+    )  # before the model is there, and the same call refused
     save_generator(made, out)
     state.unlink(missing_ok=True)
-    return float(np.mean(losses[-100:])) if losses else None, heeded(made, shown, prompts, settings.seed)
+    return float(np.mean(losses[-100:])) if losses else None, found
 
 
 @torch.no_grad()

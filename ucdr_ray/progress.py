@@ -45,7 +45,8 @@ class Meter:
         share = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}"
         if not self.rate:
             return f"{share}, just started"
-        return f"{share}, {self.rate:,.0f}/s, {(self.total - self.done) / self.rate:,.0f} s left"
+        pace = f"{self.rate:,.0f}/s" if self.rate >= 1 else f"{1 / self.rate:,.1f} s each"
+        return f"{share}, {pace}, {(self.total - self.done) / self.rate:,.0f} s left"
 
 
 class _Log(Meter):
@@ -65,7 +66,10 @@ class _Bar(Meter):
         self._bar, self._task = bar, bar.add_task(what, total=total, rate="")
 
     def show(self) -> None:
-        rate = f"{self.rate:,.0f} {self.unit}/s" if self.rate else ""
+        pace = (
+            f"{self.rate:,.0f} {self.unit}/s" if self.rate >= 1 else f"{1 / max(self.rate, 1e-9):,.1f} s each"
+        )
+        rate = pace if self.rate else ""
         self._bar.update(self._task, completed=self.done, rate=rate)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 
 from ucdr_ray.drawings import DUDE
 from ucdr_ray.errors import JobError, UserError
+
+_QUERIES = 5
 
 
 def demo(
@@ -44,8 +47,9 @@ def demo(
     _step("index", "build", embeddings, "--out", index)
     _step("evaluate", "--catalog", catalog, "--embeddings", embeddings, "--k", "1,10,50",
           "--json", out / "after.json")  # fmt: skip
-    query = next((drawings / "sketch").glob("*/*.png"))
-    _step("search", index, query, "--domains", "photo,painting", "-k", 5, "--sheet", out / "search.png")
+    sketches = sorted((drawings / "sketch").glob("*/*.png"))
+    queries = sketches[:: -(-len(sketches) // _QUERIES)]  # evenly, so of several objects
+    _step("search", index, *queries, "--domains", "photo,painting", "-k", 5, "--sheet", out / "search.png")
     _step("report", run, "--catalog", catalog, "--embeddings", embeddings, "--out", out / "report.html")
 
     before, after = (_score(out / name) for name in ("before.json", "after.json"))
@@ -55,7 +59,8 @@ def demo(
     )
     typer.echo(f"report:  {(out / 'report.html').resolve()}")
     typer.echo(f"search:  {(out / 'search.png').resolve()}")
-    typer.echo(f"MLflow:  mlflow ui --backend-store-uri {resolve_uri(recipe.tracking.uri, out)}")
+    mlflow = Path(sys.executable).with_name("mlflow")
+    typer.echo(f"MLflow:  {mlflow} ui --backend-store-uri {resolve_uri(recipe.tracking.uri, out)}")
 
 
 def _drawn(folder: Path, per_class: int, size: int) -> bool:

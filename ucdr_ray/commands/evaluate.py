@@ -131,7 +131,8 @@ def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
 
     from ucdr_ray.evaluation.report_tables import query_note
 
-    main = [k for k in cutoffs if k in (1, 50, 200)] or cutoffs[:3]  # the JSON has them all
+    # The JSON has them all.
+    main = cutoffs if len(cutoffs) <= 3 else [k for k in cutoffs if k in (1, 50, 200)] or cutoffs[:3]
     columns = {"map@all": "map@all"}
     for k in main:
         columns |= {f"P@{k}": f"precision@{k}"}

@@ -21,7 +21,11 @@ def latents(
     ] = "package:drawings",
     size: Annotated[
         int | None,
-        typer.Option(metavar="N", min=16, help="Side in pixels of the images; the model's own without it."),
+        typer.Option(
+            metavar="N",
+            min=16,
+            help="Side in pixels of the images: method.generator_size of the training; the model's own without it.",
+        ),
     ] = None,
     resize: Annotated[
         Literal["squash", "crop"],

@@ -16,6 +16,7 @@ from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.models.generator_files import load_teacher
 from ucdr_ray.models.prompts import Prompts
 from ucdr_ray.models.sampling import sample
+from ucdr_ray.progress import progress
 
 _SIDE = 96  # pixels of a picture
 _ROWS = 16  # drawn at a time
@@ -86,10 +87,12 @@ def rendered(
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(content), generator.codec.channels, side, side, generator=draw).to(content.device)
     columns = []
-    for index in range(len(prompts.ids)):
-        pieces = []
-        for some in torch.arange(len(content)).split(_ROWS):
-            text = generator.text(*prompts.filled(torch.full((len(some),), index), content[some], style))
-            pieces.append(sample(generator, text, none, noise[some], steps, guidance).cpu().numpy())
-        columns.append(np.concatenate(pieces))
+    with progress("draw", "pictures", len(content) * len(prompts.ids)) as meter:
+        for index in range(len(prompts.ids)):
+            pieces = []
+            for some in torch.arange(len(content)).split(_ROWS):
+                text = generator.text(*prompts.filled(torch.full((len(some),), index), content[some], style))
+                pieces.append(sample(generator, text, none, noise[some], steps, guidance).cpu().numpy())
+                meter.advance(len(some))
+            columns.append(np.concatenate(pieces))
     return np.stack(columns, axis=1)

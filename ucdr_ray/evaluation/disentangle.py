@@ -7,6 +7,7 @@ import numpy as np
 
 from ucdr_ray.evaluation.probe import probe
 from ucdr_ray.evaluation.protocols import DomainVectors
+from ucdr_ray.progress import progress
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,12 @@ def probed(vectors: Mapping[str, DomainVectors], seed: int = 0) -> Probed:
     labels = [label for found in vectors.values() for label in found.labels]
     told = [place for place, label in enumerate(labels) if label is not None]
     names = [str(labels[place]) for place in told]
-    return Probed(probe(whole, domains, seed), probe(whole[told], names, seed))
+    with progress("probe", "kinds", 2) as meter:
+        domain = probe(whole, domains, seed)
+        meter.advance(1)
+        found = Probed(domain, probe(whole[told], names, seed))
+        meter.advance(1)
+    return found
 
 
 @dataclass(frozen=True)

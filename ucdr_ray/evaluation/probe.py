@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 _FOLDS = 5
 _MOST = 10_000  # vectors; more change the figure by less than its spread over seeds
@@ -32,7 +33,8 @@ def probe(vectors: np.ndarray, kinds: Sequence[str], seed: int = 0) -> float | N
         return None
     x, y = np.asarray(vectors, np.float64)[kept], numbers[kept]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100, class_weight="balanced"))
-    with warnings.catch_warnings():
+    # One thread: the products are small, and on busy cores several wait for each other most of the time.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the weights change nothing
         found = cross_val_predict(model, x, y, cv=StratifiedKFold(_FOLDS, shuffle=True, random_state=seed))
     return float(np.mean([np.mean(found[y == kind] == kind) for kind in np.unique(y)]))

@@ -14,6 +14,8 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint, read_json, sha256_file, staged_folder, write_json
 from ucdr_ray.models.backbone import Backbone, BackboneSpec, build_backbone
 
+_LARGEST = 4096  # side of an image in pixels
+
 
 class Encoder(nn.Module):
     """f and its head: pixels in [0, 1] to unit vectors.
@@ -134,6 +136,8 @@ class Encoder(nn.Module):
             raise UserError(f"{weights} is damaged: its checksum differs from encoder.json")
         try:
             spec = BackboneSpec(**text["backbone"])
+            if type(text["size"]) is not int or not 1 <= text["size"] <= _LARGEST:
+                raise TypeError(f"size {text['size']!r}; allowed: 1 to {_LARGEST}")
             head = tuple(text["head"]) if text["head"] else None
             encoder = cls(Backbone(spec), text["size"], text["resize"], head, text["embedding"], text["name"])
             encoder.load_state_dict(load_file(weights))

@@ -1,6 +1,7 @@
 """Generators from files: folders or hub names in the format of Stable Diffusion, checked part by part."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,11 @@ def _place(source: str) -> str:
 
 def _index(source: str, local: bool) -> dict[str, Any]:
     try:
-        index: dict[str, Any] = DiffusionPipeline.load_config(_place(source), local_files_only=local)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of an option that diffusers itself gives the hub's library
+            index: dict[str, Any] = DiffusionPipeline.load_config(_place(source), local_files_only=local)
         if not isinstance(index, dict):
             raise ValueError
     except Exception:  # as in `_read`
