@@ -1,6 +1,6 @@
 """`ucdr index` as a cluster's job, with the same arguments: `ray job submit -- python jobs/index.py …`.
 
-It works in one process, on the node that the job is started on.
+Shards are written by the cluster's tasks; what chooses and checks them is on the node that the job is started on.
 """
 
 import sys

@@ -146,13 +146,20 @@ class Embeddings:
         known = ", ".join(domain.name for domain in self.domains)
         raise UserError(f"no domain {name!r} in {self.path}; it has: {known}")
 
-    def batches(self, domain: str) -> Iterator[Batch]:
+    def batches(self, domain: str, slots: range | None = None) -> Iterator[Batch]:
         """The domain's rows in slot order, one part at a time.
+
+        Args:
+            slots: parts without any of these are not read.
 
         Raises:
             UserError: a part's rows, slots or vectors are not what the manifest says.
         """
         for part in self.domain(domain).parts:
+            if slots is not None and not (
+                slots.start < part.first_slot + part.rows and part.first_slot < slots.stop
+            ):
+                continue
             yield _read_part(self.path / part.file, part, domain, self.dim)
 
     def vectors(self, domain: str) -> np.ndarray:

@@ -84,6 +84,24 @@ def test_wrong_deletions_change_nothing(world, copy):
     assert current(copy) == used and not list((copy / "versions").glob(".*"))
 
 
+def test_where_there_is_no_index_nothing_is_left(tmp_path, world):
+    for change in (
+        lambda: delete(tmp_path / "no", ["é"]),
+        lambda: compact(tmp_path / "no"),
+        lambda: tune(tmp_path / "no", 0.9),
+        lambda: rollback(tmp_path / "no"),
+        lambda: add(tmp_path / "no", world.embeddings, world.catalog),
+    ):
+        with pytest.raises(UserError, match="no index at"):
+            change()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_id_of_any_letters_is_just_unknown(copy):
+    with pytest.raises(UserError, match="such as é: none was deleted"):
+        delete(copy, ["é"])
+
+
 def test_compaction_leaves_answers_and_nothing_else(world, copy, grown):
     catalog, embeddings = grown
     add(copy, embeddings, catalog)

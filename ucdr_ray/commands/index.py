@@ -126,14 +126,14 @@ def told(out: Path, index: "Index", json_file: str | None, more: dict[str, Any] 
 
 def _tell(plan: "Plan") -> None:
     """The estimate, to standard error, before the work."""
-    for estimate in plan.others:
+    for estimate in plan.compared:
         mark = "chosen" if estimate.kind == plan.chosen.kind else ""
         typer.echo(
             f"{estimate.kind:>9}: {megabytes(estimate.memory):>12} of memory, {megabytes(estimate.disk):>12} of disk, "
             f"recall {estimate.recall:.3f}  {mark}",
             err=True,
         )
-    if not plan.others:
+    if not plan.compared:
         estimate = plan.chosen
         typer.echo(
             f"{estimate.kind}: {megabytes(estimate.memory)} of memory, {megabytes(estimate.disk)} of disk",

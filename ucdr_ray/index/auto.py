@@ -15,10 +15,10 @@ _ROW_BYTES = 32 + 8 + 48  # in memory: an id, an offset, and a path of middling 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be built, and what else could have been, where that was looked at."""
+    """What will be built, and what it was chosen from, if it was."""
 
     chosen: Estimate
-    others: list[Estimate]
+    compared: list[Estimate]
 
 
 def plan(
@@ -29,7 +29,8 @@ def plan(
     recall: float,
     rows_per_shard: int,
 ) -> Plan:
-    """
+    """Choose, and say what it will take.
+
     Args:
         kind: the one asked for; chosen without it.
         memory: bytes that a process which holds the index may take.

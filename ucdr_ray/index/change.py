@@ -44,8 +44,7 @@ def add(
         JobError: as `ucdr_ray.index.build.build`.
     """
     check_catalog(embeddings, catalog)
-    with writing(out) as scratch:
-        base = Index.open(out)
+    with _changing(out) as (base, scratch):
         manifest = base.manifest
         if (embeddings.model, embeddings.dim) != (manifest.model, manifest.dim):
             raise UserError(
@@ -77,9 +76,8 @@ def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) 
     Raises:
         UserError: an id is in none of the domains, in which case none is deleted, or no image would be left.
     """
-    with writing(out) as scratch:
-        base = Index.open(out)
-        wanted, found = np.unique(np.array(list(ids), np.bytes_)), []
+    with _changing(out) as (base, scratch):
+        wanted, found = np.unique(np.array([id_.encode() for id_ in ids], np.bytes_)), []
         shards = {(entry.domain, entry.first_slot): entry for entry in base.manifest.shards}
         stale = []
         for name in base.manifest.domains if domains is None else dict.fromkeys(domains):
@@ -113,8 +111,7 @@ def compact(
 
     Slots change; ids do not.
     """
-    with writing(out) as scratch:
-        base = Index.open(out)
+    with _changing(out) as (base, scratch):
         manifest, source = base.manifest, Built(base.folder, base.manifest)
         rows = {name: base.domain(name).live()[0] for name in manifest.domains}
         tasks = cut(source, scratch, rows, manifest.dim, manifest.kind, rows_per_shard)
@@ -132,8 +129,7 @@ def tune(out: Path, recall: float) -> Index:
         UserError: the index has no shortcuts.
         JobError: the recall is out of reach.
     """
-    with writing(out) as scratch:
-        base = Index.open(out)
+    with _changing(out) as (base, scratch):
         if not any(entry.approximate for entry in base.manifest.shards):
             raise UserError(f"the index at {out} compares with all rows: there is nothing to tune")
         _share(base.folder, scratch, base.manifest.files)
@@ -147,6 +143,7 @@ def rollback(out: Path, version: str | None = None) -> Index:
     Raises:
         UserError: there is none, or it is damaged.
     """
+    current(out)  # refused where there is no index, before anything is written there
     with locked(out):
         used = current(out)
         earlier = [name for name in versions(out) if number_of(name) < number_of(used)]
@@ -157,6 +154,14 @@ def rollback(out: Path, version: str | None = None) -> Index:
         index = Index.open(out, version or earlier[-1])
         set_current(out, index.version)
         return index
+
+
+@contextmanager
+def _changing(out: Path) -> Iterator[tuple[Index, Path]]:
+    """The version in use, verified, and a folder for the next one; refused, where there is no index, with no trace."""
+    current(out)
+    with writing(out) as scratch:
+        yield Index.open(out), scratch
 
 
 def _new(base: Index, embeddings: Embeddings, domain: str) -> np.ndarray:

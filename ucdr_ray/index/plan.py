@@ -35,7 +35,8 @@ class Estimate:
 
 
 def estimate(kind: Kind, shard_rows: list[int], dim: int, row_bytes: float, recall: float = 1.0) -> Estimate:
-    """
+    """Of one kind.
+
     Args:
         shard_rows: of every shard.
         row_bytes: what id and source of a row take in memory.

@@ -78,7 +78,7 @@ def locked(out: Path) -> Iterator[None]:
         with FileLock(out / ".lock", timeout=0):
             yield
     except Timeout:
-        raise UserError(f"--out {out}: another process is building an index there") from None
+        raise UserError(f"{out}: another process is building an index there, or changing it") from None
 
 
 def publish(out: Path, scratch: Path, draft: Draft, tasks: list[ShardTask]) -> Index:
@@ -98,8 +98,10 @@ def publish(out: Path, scratch: Path, draft: Draft, tasks: list[ShardTask]) -> I
         for child in scratch.iterdir():
             os.rename(child, staging / child.name)
         manifest.check_files(staging)
-        for task in tasks:
-            _check(OpenDomain(staging, manifest, task.domain), task, draft.recall)
+        for domain in dict.fromkeys(task.domain for task in tasks):
+            opened = OpenDomain(staging, manifest, domain)
+            for task in [task for task in tasks if task.domain == domain]:
+                _check(opened, task, draft.recall)
     set_current(out, name)
     return Index(version_folder(out, name), name, manifest)
 

@@ -56,7 +56,7 @@ class Embedded:
 
     def batches(self, domain: str, slots: np.ndarray) -> Iterator[Rows]:
         with ThreadPoolExecutor() as threads:
-            for batch in self.embeddings.batches(domain):
+            for batch in self.embeddings.batches(domain, _reach(slots)):
                 here = _inside(slots, batch.first_slot, len(batch.ids))
                 for start in range(0, len(here), _AT_ONCE):
                     some = here[start : start + _AT_ONCE]
@@ -75,7 +75,7 @@ class Embedded:
 
     def vectors(self, domain: str, slots: np.ndarray) -> np.ndarray:
         rows = np.empty((len(slots), self.embeddings.dim), np.float32)
-        for batch in self.embeddings.batches(domain):
+        for batch in self.embeddings.batches(domain, _reach(slots)):
             here = (slots >= batch.first_slot) & (slots < batch.first_slot + len(batch.vectors))
             rows[here] = batch.vectors[slots[here] - batch.first_slot]
         return rows
@@ -108,6 +108,11 @@ def check_catalog(embeddings: Embeddings, catalog: Catalog) -> None:
         raise UserError(
             f"the catalog at {catalog.path} is not the one that was embedded in {embeddings.path}"
         )
+
+
+def _reach(slots: np.ndarray) -> range:
+    """From the first of some slots to the last."""
+    return range(int(slots.min()), int(slots.max()) + 1) if len(slots) else range(0)
 
 
 def _inside(slots: np.ndarray, first: int, rows: int) -> np.ndarray:
