@@ -27,6 +27,7 @@ from ucdr_ray.commands import (
     neighbors,
     report,
     search,
+    serve,
     train,
 )
 from ucdr_ray.errors import JobError, UserError
@@ -44,6 +45,7 @@ _VERBS: dict[str, Any] = {
     "embed": embed.embed,
     "index": index.app,
     "search": search.search,
+    "serve": serve.serve,
     "evaluate": evaluate.evaluate,
     "neighbors": neighbors.neighbors,
     "disentangle": disentangle.disentangle,

@@ -13,6 +13,7 @@ Resize = Literal["squash", "crop"]
 
 # Formats are an allow list because Pillow also opens ones that start other programs (EPS) or hold many things (PSD).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_SHOWN = ("JPEG", "PNG", "WEBP", "GIF")
 _LOSSY = {"JPEG", "MPO", "WEBP"}
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _READABLE = {
@@ -110,6 +111,16 @@ def prepare(data: bytes, max_side: int | None, max_pixels: int | None = DEFAULT_
     else:
         image.save(out, "PNG")
     return Stored(out.getvalue(), image.width, image.height)
+
+
+def shown(data: bytes) -> tuple[bytes, str]:
+    """A checked image as browsers show it, and its media type: its own bytes where they can, else as PNG."""
+    image = _open(data, None)
+    if image.format in _SHOWN:
+        return data, f"image/{image.format.lower()}"
+    out = io.BytesIO()
+    _pixels(image).save(out, "PNG")
+    return out.getvalue(), "image/png"
 
 
 def content_id(data: bytes) -> str:

@@ -57,6 +57,11 @@ class ShardEntry(Record):
         ]
 
     @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
     def kind(self) -> str:
         """How it is searched."""
         return "exact" if self.approximate is None else self.approximate.kind
@@ -144,17 +149,31 @@ class Manifest(Record):
             (entry for entry in self.shards if entry.domain == domain), key=lambda entry: entry.first_slot
         )
 
+    def part(self, number: int, parts: int) -> list[ShardEntry]:
+        """The shards of one of several groups of nearly the same size in bytes, some of which may be empty."""
+        groups: list[list[ShardEntry]] = [[] for _ in range(parts)]
+        sizes = [0] * parts
+        for entry in sorted(self.shards, key=lambda entry: (-entry.bytes, entry.domain, entry.first_slot)):
+            least = sizes.index(min(sizes))
+            groups[least].append(entry)
+            sizes[least] += entry.bytes
+        return groups[number]
+
     def rows_of(self, domain: str) -> int:
         """Number of images in a domain that can be found."""
         return sum(entry.live for entry in self.shards if entry.domain == domain)
 
-    def check_files(self, folder: Path) -> None:
+    def check_files(self, folder: Path, shards: list[ShardEntry] | None = None) -> None:
         """Hold every file against its checksum; FAISS would load many damaged files without a word.
+
+        Args:
+            shards: only the files of these, and the encoder's.
 
         Raises:
             UserError: names the first file that is missing or damaged.
         """
-        for record in self.files:
+        chosen = self.shards if shards is None else shards
+        for record in [*(record for shard in chosen for record in shard.files), *self.encoder]:
             record.check(folder, "index")
 
 

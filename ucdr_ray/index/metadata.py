@@ -1,6 +1,7 @@
 """What an answer shows of a row: id, source and a thumbnail, in one Parquet file per shard. No labels."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ class Metadata:
         self._sources = table["source"].cast(pa.large_string()).combine_chunks()
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._group_ends = np.cumsum(sizes)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.ids, kind="stable")
+
+    def row(self, id_: bytes) -> int | None:
+        """The row of an id. The first call sorts them all."""
+        place = np.searchsorted(self.ids, id_, sorter=self._order)
+        if place == len(self.ids) or self.ids[self._order[place]] != id_:
+            return None
+        return int(self._order[place])
 
     def source(self, slot: int) -> str:
         """Where the image came from."""

@@ -1,7 +1,7 @@
 """An opened index version and search in it."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,10 @@ import numpy as np
 
 from ucdr_ray.embeddings import ModelRef
 from ucdr_ray.errors import UserError
+from ucdr_ray.files import read_json
+from ucdr_ray.images import Resize
 from ucdr_ray.index.kinds import Effort
-from ucdr_ray.index.manifest import Manifest
+from ucdr_ray.index.manifest import Manifest, ShardEntry
 from ucdr_ray.index.merge import Hit, best, merge
 from ucdr_ray.index.shard import Shard
 from ucdr_ray.index.versions import current, read_manifest, version_folder
@@ -37,15 +39,22 @@ class Answer:
 class OpenDomain:
     """The shards of one domain, opened."""
 
-    def __init__(self, folder: Path, manifest: Manifest, domain: str) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, domain: str, only: list[ShardEntry] | None = None
+    ) -> None:
+        """All of its shards, or those of a part."""
         self.name = domain
-        self.shards = [Shard(folder, entry, manifest.dim) for entry in manifest.shards_of(domain)]
+        entries = manifest.shards_of(domain)
+        chosen = entries if only is None else [entry for entry in entries if entry in only]
+        self.shards = [Shard(folder, entry, manifest.dim) for entry in chosen]
 
     def search(
         self, queries: np.ndarray, k: int, exact: bool = False, effort: Effort | None = None
     ) -> list[list[Hit]]:
         """The top k of this domain for each of (Q, dim) unit rows, in order."""
         found = [shard.search(queries, k, exact, effort) for shard in self.shards]
+        if not found:
+            return [[] for _ in queries]
         answers = []
         for parts in zip(*found, strict=True):
             top = best(parts, k)
@@ -63,6 +72,11 @@ class OpenDomain:
         """A small encoded image."""
         return self._shard(slot).metadata.thumbnail(slot)
 
+    def find(self, id_: str) -> int | None:
+        """The slot of an image that can be found in these shards."""
+        found = (shard.find(id_.encode()) for shard in self.shards)
+        return next((slot for slot in found if slot is not None), None)
+
     def vectors(self, slots: np.ndarray) -> np.ndarray:
         """Float32 (n, dim)."""
         return np.stack([self._shard(int(slot)).vectors(slot) for slot in slots])
@@ -78,17 +92,28 @@ class OpenDomain:
 
 
 class Index:
-    """One version of an index. Domains are loaded when first asked for."""
+    """One version of an index, or a part of its shards. Domains are loaded when first asked for."""
 
-    def __init__(self, folder: Path, version: str, manifest: Manifest) -> None:
+    def __init__(
+        self, folder: Path, version: str, manifest: Manifest, only: list[ShardEntry] | None = None
+    ) -> None:
         self.folder = folder
         self.version = version
         self.manifest = manifest
+        self._only = only
         self._open: dict[str, OpenDomain] = {}
 
     @classmethod
-    def open(cls, path: Path, version: str | None = None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        version: str | None = None,
+        only: Callable[[Manifest], list[ShardEntry]] | None = None,
+    ) -> Self:
         """Open the current version, or the one named, and verify all of it.
+
+        Args:
+            only: which shards are verified and searched; all of them without it.
 
         Raises:
             UserError: there is no index, or a file is missing or damaged (named).
@@ -97,8 +122,9 @@ class Index:
         name = version or current(path)
         manifest = read_manifest(path, name)
         folder = version_folder(path, name)
-        manifest.check_files(folder)
-        return cls(folder, name, manifest)
+        chosen = None if only is None else only(manifest)
+        manifest.check_files(folder, chosen)
+        return cls(folder, name, manifest, chosen)
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -113,6 +139,12 @@ class Index:
         check_encoder(encoder, self.manifest.model, self.manifest.dim, self.folder / "encoder")
         return encoder
 
+    @cached_property
+    def picture(self) -> tuple[int, Resize]:
+        """Side of the squares that the encoder takes, and how an image becomes one; without loading it."""
+        text = read_json(self.folder / "encoder" / "encoder.json", "encoder")
+        return int(text["size"]), text["resize"]
+
     def domain(self, name: str) -> OpenDomain:
         """One domain's shards and metadata.
 
@@ -122,8 +154,19 @@ class Index:
         if name not in self.manifest.domains:
             raise UserError(f"no domain {name!r} in this index; it has: {', '.join(self.manifest.domains)}")
         if name not in self._open:
-            self._open[name] = OpenDomain(self.folder, self.manifest, name)
+            self._open[name] = OpenDomain(self.folder, self.manifest, name, self._only)
         return self._open[name]
+
+    def find(self, id_: str, domain: str | None = None) -> tuple[str, int] | None:
+        """Domain and slot of an image, in the domain named or the first that has it.
+
+        Raises:
+            UserError: no such domain.
+        """
+        for name in self.manifest.domains if domain is None else [domain]:
+            if (slot := self.domain(name).find(id_)) is not None:
+                return name, slot
+        return None
 
     def search(
         self, queries: np.ndarray, domains: Sequence[str] | None = None, k: int = 10, exact: bool = False

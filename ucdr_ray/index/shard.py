@@ -73,6 +73,11 @@ class Shard:
         """Slots int64 of the rows that can be found, ascending."""
         return np.flatnonzero(self._kept) + self.entry.first_slot
 
+    def find(self, id_: bytes) -> int | None:
+        """The slot of an image, if it can be found."""
+        row = self.metadata.row(id_)
+        return self.entry.first_slot + row if row is not None and self._kept[row] else None
+
     def ids(self, slots: np.ndarray) -> np.ndarray:
         """Bytes (n,)."""
         return np.asarray(self.metadata.ids[slots - self.entry.first_slot])
@@ -128,6 +133,11 @@ class Shard:
 
     def _candidates(self, scores: np.ndarray, rows: np.ndarray) -> Candidates:
         return Candidates(scores, rows + self.entry.first_slot, self.metadata.ids[rows])
+
+
+def one_thread() -> None:
+    """Let FAISS search with the calling thread alone, in this process: others would spin, and slow each other down."""
+    faiss.omp_set_num_threads(1)
 
 
 def _flat(path: Path, rows: int, dim: int) -> faiss.IndexFlatIP:

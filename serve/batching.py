@@ -1,0 +1,74 @@
+"""Batches that form by themselves: what arrives while earlier ones are at work goes together next."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+_HELD_S = (
+    0.05  # after which a batch no longer keeps others from starting: what is slow must not stop the rest
+)
+
+
+class Batcher(Generic[Q, A]):
+    """Calls `run` with many questions at once. A single one never waits while nothing is at work."""
+
+    def __init__(
+        self, run: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]], most: int, at_once: int = 1
+    ) -> None:
+        """
+        Args:
+            run: gives an answer, or what prevents it, for each question in order.
+            most: questions of a batch.
+            at_once: batches at work.
+        """
+        self._run = run
+        self._most = most
+        self._free = at_once
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, questions: Sequence[Q]) -> list[A]:
+        """Their answers, in order. Raises the first of what prevents one."""
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[A]] = [loop.create_future() for _ in questions]
+        self._waiting.extend(zip(questions, futures, strict=True))
+        self._start()
+        try:
+            return list(await asyncio.gather(*futures))
+        finally:
+            for future in futures:
+                future.cancel()  # who asked has gone: whatever still waits need not be computed
+
+    def _start(self) -> None:
+        while self._free and self._waiting:
+            batch: list[tuple[Q, asyncio.Future[A]]] = []
+            while self._waiting and len(batch) < self._most:
+                if not (taken := self._waiting.popleft())[1].done():
+                    batch.append(taken)
+            if batch:
+                self._free -= 1
+                task = asyncio.get_running_loop().create_task(self._answer(batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        work = asyncio.ensure_future(self._run([question for question, _ in batch]))  # noqa: RUF006  (awaited below)
+        await asyncio.wait([work], timeout=_HELD_S)
+        self._free += 1
+        self._start()
+        answers: Sequence[A | Exception]
+        try:
+            answers = await work
+        except Exception as error:
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,192 @@
+"""The service as Ray Serve runs it: thin shells around `service.py`, `router.py`, `part.py` and `encoding.py`."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve.access import Tokens
+from serve.api import make_app
+from serve.batching import Batcher
+from serve.encoding import Encoders, Encoding, Here, Picture
+from serve.library import Library
+from serve.looking import Column, Row, Searcher, Wish
+from serve.measures import Measures
+from serve.refusal import Refusal, no_version
+from serve.router import Router
+from serve.service import Service
+from serve.settings import ServiceSettings
+from serve.watching import Watcher
+from serve.whole import Whole
+from ucdr_ray.index.search import Index
+
+log = logging.getLogger("ucdr_ray.serve")
+
+ADMIN_TOKENS, TOKENS = "UCDR_SERVE_ADMIN_TOKENS", "UCDR_SERVE_TOKENS"
+
+
+@serve.ingress()
+class Ingress:
+    """Answers HTTP. Holds the whole index, or asks the parts."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        parts: Sequence[DeploymentHandle] = (),
+        encoder: DeploymentHandle | None = None,
+    ) -> None:
+        self._settings = ServiceSettings.model_validate(settings)
+        path, cpus = self._settings.index, self._settings.replicas.cpus
+        replica = serve.get_replica_context()
+        self._measures = Measures(replica.replica_id.unique_id)
+        searcher: Searcher = (
+            Router(path, [RemotePart(part) for part in parts], self._settings.when_down == "strict")
+            if parts
+            else Whole(path, max(1, int(cpus)))
+        )
+        encoding: Encoding = (
+            Here(self._settings.encoder.batch, max(1, int(cpus)))
+            if encoder is None
+            else Apart(encoder, self._settings.encoder.batch)
+        )
+        if isinstance(encoding, Here):
+            encoding.encoders.of(searcher.newest)
+        self._own = serve.get_deployment_handle(replica.deployment, replica.app_name)
+        self._searcher = searcher
+        self._encoding = encoding
+        self._service = Service(self._settings, searcher, encoding, self._measures, self._reload_all)
+        self._watcher = Watcher(path, self._settings.watch_s, self.refresh)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        self._watcher.start()
+        tokens = Tokens.read(self._settings.tokens, TOKENS)
+        admin = Tokens.read(self._settings.admin_tokens, ADMIN_TOKENS)
+        return make_app(self._settings, self._service, tokens, admin, self._measures)
+
+    async def refresh(self) -> str:
+        """Take up the version in use, in this copy."""
+        return await self._service.refresh()
+
+    async def _reload_all(self) -> str:
+        await self._own.broadcast("refresh").results_async()
+        return await self.refresh()
+
+
+class RemotePart:
+    """A `serve.router.Part` behind a handle. Asks once more where a copy died with the question."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def search(
+        self, version: str, vectors: np.ndarray, wishes: list[Wish]
+    ) -> list[dict[str, Column]] | None:
+        return await _again(lambda: self._handle.search.remote(version, vectors, wishes))
+
+    async def row(self, version: str, id_: str, domain: str | None) -> Row | None:
+        return await _again(lambda: self._handle.row.remote(version, id_, domain))
+
+    async def refresh(self) -> None:
+        await self._handle.broadcast("refresh").results_async()
+
+    async def version(self) -> str:
+        return await self._handle.version.remote()
+
+
+async def _again(call: Any) -> Any:
+    try:
+        return await call()
+    except (RayActorError, BackPressureError):
+        return await call()
+
+
+class EncoderHost:
+    """Encodes pictures for every ingress."""
+
+    def __init__(self, path: Path, watch_s: float, gpus: float, cpus: float) -> None:
+        self._library = Library(path, lambda manifest: [])
+        self._encoders = Encoders("cuda" if gpus else "cpu", max(1, int(cpus)))
+        self._encoders.of(self._library.newest)
+        self._thread = ThreadPoolExecutor(1, "encode")
+        self._watcher = Watcher(path, watch_s, self.refresh)
+
+    async def encode(self, version: str, pixels: np.ndarray) -> np.ndarray | None:
+        """Uint8 (B, 3, S, S) to float32 (B, dim); None where this copy does not hold the version."""
+        self._watcher.start()
+        index = self._library.at(version)
+        if index is None:
+            self._watcher.hurry()
+            return None
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._encoders.encode, index, pixels
+        )
+
+    async def refresh(self) -> str:
+        """Take up the version in use."""
+        version = await asyncio.to_thread(self._library.refresh)
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._encoders.of, self._library.newest
+        )
+        return version
+
+    async def version(self) -> str:
+        """The version in use here."""
+        self._watcher.start()
+        return self._library.newest.version
+
+
+class Apart:
+    """An `Encoding` in a deployment of its own."""
+
+    def __init__(self, handle: DeploymentHandle, batch: int) -> None:
+        self._handle = handle
+        self._batcher: Batcher[Picture, np.ndarray] = Batcher(self._run, batch, 2)
+
+    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
+        return await self._batcher.ask(pictures)
+
+    async def prepare(self, index: Index) -> None:
+        await self._handle.broadcast("refresh").results_async()
+
+    async def missing(self) -> list[str]:
+        try:
+            await asyncio.wait_for(self._handle.version.remote(), 1)
+        except Exception:  # whatever keeps it from answering
+            return ["the encoder"]
+        return []
+
+    async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
+        found: dict[int, np.ndarray | Exception] = {}
+        for version in {picture.index.version for picture in batch}:
+            numbers = [number for number, picture in enumerate(batch) if picture.index.version == version]
+            pixels = np.stack([batch[number].pixels for number in numbers])
+            end = min(batch[number].deadline for number in numbers)
+            vectors = await self._encoded(version, pixels, end)
+            found.update(
+                (number, no_version(version) if vectors is None else vectors[place])
+                for place, number in enumerate(numbers)
+            )
+        return [found[number] for number in range(len(batch))]
+
+    async def _encoded(self, version: str, pixels: np.ndarray, end: float) -> np.ndarray | None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < end:
+            try:
+                vectors = await asyncio.wait_for(
+                    _again(lambda: self._handle.encode.remote(version, pixels)), end - loop.time()
+                )
+            except (RayActorError, BackPressureError, TimeoutError):
+                raise Refusal(503, "the encoder does not answer; try again later", 1) from None
+            if vectors is not None:
+                return vectors
+            await asyncio.sleep(0.05)
+        return None

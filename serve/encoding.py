@@ -1,0 +1,96 @@
+"""Images to vectors, many at a time, by the encoder that made the vectors of the version that is asked."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from serve.batching import Batcher
+from ucdr_ray.index.search import Index
+from ucdr_ray.models.encoder import Encoder
+
+_KEPT = 2  # encoders: that of the version in use, and of the one before
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels uint8 (3, S, S) as the encoder of ``index`` takes them."""
+
+    pixels: np.ndarray
+    index: Index
+    deadline: float  # of the event loop's clock
+
+
+class Encoding(Protocol):
+    """Where pictures become vectors."""
+
+    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
+        """Unit vectors float32 (dim,). Raises Refusal."""
+
+    async def prepare(self, index: Index) -> None:
+        """Load what the version needs, before it is asked for."""
+
+    async def missing(self) -> list[str]:
+        """What does not answer; nothing when ready."""
+
+
+class Encoders:
+    """The encoders of the versions in use, by fingerprint, and the pictures' shape that each wants."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._device = device
+        self._kept: OrderedDict[str, Encoder] = OrderedDict()
+
+    def of(self, index: Index) -> Encoder:
+        """Loaded when first asked for."""
+        key = index.manifest.model.fingerprint
+        encoder = self._kept.get(key)
+        if encoder is None:
+            encoder = index.encoder.to(self._device)
+            self._kept[key] = encoder
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return encoder
+
+    def encode(self, index: Index, pixels: np.ndarray) -> np.ndarray:
+        """Uint8 (B, 3, S, S) to float32 (B, dim)."""
+        return self.of(index).encode(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+
+
+class Here:
+    """An `Encoding` in this process, on a thread of its own."""
+
+    def __init__(self, batch: int, threads: int = 1) -> None:
+        self.encoders = Encoders(threads=threads)
+        self._thread = ThreadPoolExecutor(1, "encode")
+        self._batcher: Batcher[Picture, np.ndarray] = Batcher(self._run, batch)
+
+    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
+        return await self._batcher.ask(pictures)
+
+    async def prepare(self, index: Index) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.encoders.of, index)
+
+    async def missing(self) -> list[str]:
+        return []
+
+    async def _run(self, batch: list[Picture]) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        found: dict[int, np.ndarray] = {}
+        for fingerprint in {picture.index.manifest.model.fingerprint for picture in batch}:
+            numbers = [
+                number
+                for number, picture in enumerate(batch)
+                if picture.index.manifest.model.fingerprint == fingerprint
+            ]
+            pixels = np.stack([batch[number].pixels for number in numbers])
+            index = batch[numbers[0]].index
+            vectors = await loop.run_in_executor(self._thread, self.encoders.encode, index, pixels)
+            found.update(zip(numbers, vectors, strict=True))
+        return [found[number] for number in range(len(batch))]

@@ -1,0 +1,178 @@
+"""An index in parts elsewhere: questions are batched, fanned out, and the answers merged exactly.
+
+Cost of a batch: one call for each part that has shards of the domains asked, whatever the number of questions.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from serve.batching import Batcher
+from serve.library import Library
+from serve.looking import Column, Looked, Question, Row, Wish, merged
+from serve.refusal import Refusal, no_version
+from ucdr_ray.index.search import Index
+
+_MOST = 128  # questions of one call
+_AT_ONCE = 4  # batches under way, while none is slow
+_MARGIN_S = 0.01  # of the deadline, left for merging and answering
+_AGAIN_S = 0.05  # between questions for a version that a part is still loading
+
+
+class Part(Protocol):
+    """A group of shards elsewhere, perhaps in several copies. Its calls raise whatever keeps it from answering."""
+
+    async def search(
+        self, version: str, vectors: np.ndarray, wishes: list[Wish]
+    ) -> list[dict[str, Column]] | None:
+        """By question and domain its top k; None where this copy does not hold the version."""
+
+    async def row(self, version: str, id_: str, domain: str | None) -> Row | None:
+        """An image, if it is in this part."""
+
+    async def refresh(self) -> None:
+        """Take up the version in use, in every copy."""
+
+    async def version(self) -> str:
+        """The version in use in one of the copies."""
+
+
+class Router:
+    """A `Searcher`. Holds manifests and no shards."""
+
+    def __init__(self, path: Path, parts: Sequence[Part], strict: bool = False) -> None:
+        """
+        Args:
+            strict: an answer that some shards are missing from is refused, instead of being marked.
+        """
+        self._library = Library(path, lambda manifest: [])
+        self._parts = parts
+        self._strict = strict
+        self._holders: dict[str, dict[int, list[str]]] = {}
+        self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, _AT_ONCE)
+
+    @property
+    def newest(self) -> Index:
+        return self._library.newest
+
+    async def search(self, questions: Sequence[Question]) -> list[Looked]:
+        return await self._batcher.ask(questions)
+
+    async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
+        asked = [
+            self._parts[number].row(index.version, id_, domain)
+            for number, domains in self._domains_of(index).items()
+            if domain is None or domain in domains
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        rows = [answer for answer in answers if isinstance(answer, Row)]
+        if not rows and any(isinstance(answer, BaseException) for answer in answers):
+            raise Refusal(503, "a part of the index that may have this image does not answer", 1)
+        return min(rows, key=lambda row: row.domain, default=None)
+
+    async def refresh(self) -> str:
+        # The parts first: until all of them hold the new version, questions go to the old one.
+        await asyncio.gather(*(part.refresh() for part in self._parts), return_exceptions=True)
+        return await asyncio.to_thread(self._library.refresh)
+
+    async def missing(self) -> list[str]:
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(part.version(), 1) for part in self._parts), return_exceptions=True
+        )
+        return [
+            f"part {number}" for number, answer in enumerate(answers) if isinstance(answer, BaseException)
+        ]
+
+    def _domains_of(self, index: Index) -> dict[int, list[str]]:
+        """The domain of each shard, by part; parts without shards are left out."""
+        if index.version not in self._holders:
+            parts = {
+                number: [entry.domain for entry in index.manifest.part(number, len(self._parts))]
+                for number in range(len(self._parts))
+            }
+            kept = dict(list(self._holders.items())[-1:])
+            self._holders = kept | {
+                index.version: {number: names for number, names in parts.items() if names}
+            }
+        return self._holders[index.version]
+
+    async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
+        versions: dict[str, list[int]] = defaultdict(list)
+        for number, question in enumerate(batch):
+            versions[question.index.version].append(number)
+        found: dict[int, Looked | Exception] = {}
+        for numbers in versions.values():
+            some = [batch[number] for number in numbers]
+            found.update(zip(numbers, await self._from_one_version(some), strict=True))
+        return [found[number] for number in range(len(batch))]
+
+    async def _from_one_version(self, batch: list[Question]) -> Sequence[Looked | Exception]:
+        """Answers from the version asked for or, where a part has it not yet or no more, another of the same model."""
+        wanted = batch[0].index
+        end = min(question.deadline for question in batch)
+        while True:
+            others = (index for index in self._library.held if index.version != wanted.version)
+            for index in (wanted, *others):
+                if index.manifest.model == wanted.manifest.model:
+                    answers = await self._fan_out(index, batch, end)
+                    if answers is not None:
+                        return answers
+            if asyncio.get_running_loop().time() + _AGAIN_S > end:
+                return [no_version(wanted.version)] * len(batch)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _fan_out(
+        self, index: Index, batch: list[Question], end: float
+    ) -> Sequence[Looked | Exception] | None:
+        """Ask every part that has a shard to search; None where one does not hold this version."""
+        asked = {domain for question in batch for domain in question.wish.domains}
+        holders = {
+            number: domains
+            for number, domains in self._domains_of(index).items()
+            if asked.intersection(domains)
+        }
+        vectors = np.stack([question.vector for question in batch])
+        wishes = [question.wish for question in batch]
+        tasks = {
+            asyncio.ensure_future(self._parts[number].search(index.version, vectors, wishes)): number
+            for number in holders
+        }
+        if tasks:
+            now = asyncio.get_running_loop().time()
+            await asyncio.wait(tasks, timeout=max(0.0, end - now - _MARGIN_S))
+        answered: dict[int, list[dict[str, Column]]] = {}
+        for task, number in tasks.items():
+            if not task.done():
+                task.cancel()
+            elif task.exception() is None:
+                result = task.result()
+                if result is None:
+                    for other in tasks:
+                        other.cancel()
+                    return None
+                answered[number] = result
+        return [
+            self._looked(
+                index, question, [answer[place] for answer in answered.values()], holders, set(answered)
+            )
+            for place, question in enumerate(batch)
+        ]
+
+    def _looked(
+        self,
+        index: Index,
+        question: Question,
+        answers: list[dict[str, Column]],
+        holders: dict[int, list[str]],
+        answered: set[int],
+    ) -> Looked | Exception:
+        names = question.wish.domains
+        shards = {number: sum(domain in names for domain in domains) for number, domains in holders.items()}
+        total, there = sum(shards.values()), sum(shards[number] for number in answered)
+        if there < total and (self._strict or there == 0):
+            return Refusal(503, f"{there} of {total} shards answered in time; try again later", 1)
+        return Looked(index, merged(answers, question.wish), there, total)

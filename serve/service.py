@@ -1,0 +1,271 @@
+"""Questions to answers: decode, encode, search, and say what the answer rests on. Knows no HTTP and no Ray."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serve.asking import ImageQuery
+from serve.encoding import Encoding, Picture
+from serve.looking import Looked, Question, Row, Searcher, Wish
+from serve.matching import nothing_matches
+from serve.measures import Measures
+from serve.messages import BatchQuery, OneQuery, Wishes
+from serve.refusal import Refusal, too_late
+from serve.settings import ServiceSettings
+from ucdr_ray.errors import UserError
+from ucdr_ray.images import Reject, to_array
+from ucdr_ray.index.merge import Hit, merge
+from ucdr_ray.index.search import Index, unit_rows
+
+
+@dataclass
+class Clock:
+    """When a request must be answered, and what its phases took."""
+
+    deadline: float  # of the event loop's clock
+    started: float = field(default_factory=time.perf_counter)
+    ms: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "search": 0.0})
+
+    @contextmanager
+    def phase(self, name: str):  # type: ignore[no-untyped-def]
+        """Count what happens inside as one phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] += 1e3 * (time.perf_counter() - start)
+
+
+class Service:
+    """What the endpoints call."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        searcher: Searcher,
+        encoding: Encoding,
+        measures: Measures,
+        reload_all: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        """
+        Args:
+            reload_all: `refresh` in every copy of the service; in this one alone without it.
+        """
+        self._settings = settings
+        self._searcher = searcher
+        self._encoding = encoding
+        self._measures = measures
+        self._reload_all = reload_all or self.refresh
+        self._decoding = ThreadPoolExecutor(max(1, int(settings.replicas.cpus)) + 1, "decode")
+
+    def clock(self) -> Clock:
+        """Started now."""
+        return Clock(asyncio.get_running_loop().time() + self._settings.deadline_ms / 1e3)
+
+    async def search(self, query: ImageQuery | OneQuery, clock: Clock) -> dict[str, Any]:
+        """The content of an `Answer`. Raises Refusal."""
+        index = self._searcher.newest
+        wishes = query.wishes if isinstance(query, ImageQuery) else query
+        wish = self._wish(wishes, index)
+        async with self._in_time(clock):
+            if isinstance(query, ImageQuery):
+                vector = await self._encoded(query.image, index, clock)
+            elif query.vector is not None:
+                vector = _unit([query.vector], index)[0]
+            else:
+                assert query.id is not None
+                vector = (await self._row(query.id, None, index, clock)).vector
+            [looked] = await self._looked([vector], wish, index, clock)
+        return _found(looked, wish, wishes.min_score) | self._rests(looked, wish, clock)
+
+    async def batch(self, query: BatchQuery, clock: Clock) -> dict[str, Any]:
+        """The content of a `BatchAnswer`. Raises Refusal."""
+        limit = self._settings.limits.batch
+        if len(query.vectors) > limit:
+            raise Refusal(422, f"vectors: {len(query.vectors)} of them; at most {limit} are allowed")
+        index = self._searcher.newest
+        wish = self._wish(query, index)
+        vectors = _unit(query.vectors, index)
+        async with self._in_time(clock):
+            looked = await self._looked(list(vectors), wish, index, clock)
+        fewest = min(looked, key=lambda one: one.answered)
+        results = [_found(one, wish, query.min_score) for one in looked]
+        return {"results": results} | self._rests(fewest, wish, clock)
+
+    async def image(self, id_: str, domain: str | None, clock: Clock) -> bytes:
+        """A small encoded image. Raises Refusal."""
+        index = self._searcher.newest
+        async with self._in_time(clock):
+            return (await self._row(id_, domain, index, clock)).thumbnail
+
+    async def refresh(self) -> str:
+        """Take up the version in use, in this copy.
+
+        Raises:
+            UserError: it can't be used; the old one goes on.
+        """
+        version = await self._searcher.refresh()
+        await self._encoding.prepare(self._searcher.newest)
+        return version
+
+    async def reload(self) -> str:
+        """Take up the version in use, in every copy. Raises Refusal where it can't be used; the old one goes on."""
+        try:
+            return await self._reload_all()
+        except UserError as error:
+            raise Refusal(409, self.without_paths(str(error))) from None
+
+    async def missing(self) -> list[str]:
+        """What does not answer; nothing when ready."""
+        return [*await self._searcher.missing(), *await self._encoding.missing()]
+
+    def without_paths(self, text: str) -> str:
+        """A message of the index, told from its folder on."""
+        root = self._settings.index
+        for path in (root.resolve(), root):
+            text = text.replace(f"{path}/", "").replace(str(path), "the index")
+        return text
+
+    def info(self) -> dict[str, Any]:
+        """The content of an `IndexInfo`."""
+        index = self._searcher.newest
+        manifest = index.manifest
+        limits = self._settings.limits
+        return {
+            "index_version": index.version,
+            "created": manifest.created,
+            "model": manifest.model.model_dump(),
+            "dim": manifest.dim,
+            "metric": manifest.metric,
+            "kind": manifest.kind,
+            "images": manifest.totals.rows,
+            "bytes": manifest.totals.bytes,
+            "domains": {
+                name: {"images": manifest.rows_of(name), "shards": len(manifest.shards_of(name))}
+                for name in manifest.domains
+            },
+            "recalls": [pair.model_dump() for pair in manifest.recalls],
+            "limits": {name: float(value) for name, value in limits.model_dump().items()}
+            | {"deadline_ms": self._settings.deadline_ms},
+        }
+
+    def _wish(self, wishes: Wishes, index: Index) -> Wish:
+        limit = self._settings.limits.k
+        if wishes.k > limit:
+            raise Refusal(422, f"k: {wishes.k} is above the limit of {limit}")
+        there = index.manifest.domains
+        names = tuple(dict.fromkeys(there if wishes.domains is None else wishes.domains))
+        for name in names:
+            if name not in there:
+                raise Refusal(
+                    422, f"domains: there is no {name[:40]!r} in this index; it has: {', '.join(there)}"
+                )
+        return Wish(names, wishes.k, wishes.exact)
+
+    async def _encoded(self, image: bytes, index: Index, clock: Clock) -> np.ndarray:
+        size, resize = index.picture
+        limit = self._settings.limits.pixels
+        with clock.phase("decode"):
+            try:
+                decoded = await asyncio.get_running_loop().run_in_executor(
+                    self._decoding, to_array, image, size, resize, limit
+                )
+            except Reject as reject:
+                raise Refusal(_status(reject), f"image: {reject.reason}") from None
+        with clock.phase("encode"):
+            [vector] = await self._encoding.encode([Picture(decoded, index, clock.deadline)])
+        return vector
+
+    async def _row(self, id_: str, domain: str | None, index: Index, clock: Clock) -> Row:
+        if domain is not None and domain not in index.manifest.domains:
+            raise Refusal(404, f"domain: there is no {domain[:40]!r} in this index")
+        row = await self._searcher.row(id_, domain, index, clock.deadline)
+        if row is None:
+            raise Refusal(404, "id: there is no such image in this index")
+        return row
+
+    async def _looked(
+        self, vectors: Sequence[np.ndarray], wish: Wish, index: Index, clock: Clock
+    ) -> list[Looked]:
+        with clock.phase("search"):
+            return await self._searcher.search(
+                [Question(vector, wish, index, clock.deadline) for vector in vectors]
+            )
+
+    def _in_time(self, clock: Clock) -> "_InTime":
+        return _InTime(clock, self._settings.deadline_ms)
+
+    def _rests(self, looked: Looked, wish: Wish, clock: Clock) -> dict[str, Any]:
+        manifest = looked.index.manifest
+        clock.ms["total"] = 1e3 * (time.perf_counter() - clock.started)
+        self._measures.phases(clock.ms)
+        return {
+            "index_version": looked.index.version,
+            "model": {"name": manifest.model.name, "fingerprint": manifest.model.fingerprint},
+            "shards": {"answered": looked.answered, "total": looked.total},
+            "partial": looked.answered < looked.total,
+            "notes": [
+                f"{name} has only {rows} images: all of them are in the answer"
+                for name in wish.domains
+                if (rows := manifest.rows_of(name)) < wish.k
+            ],
+            "timings_ms": {name: round(value, 3) for name, value in clock.ms.items()},
+        }
+
+
+class _InTime:
+    """`asyncio.timeout_at` whose end is a Refusal."""
+
+    def __init__(self, clock: Clock, deadline_ms: float) -> None:
+        self._timeout = asyncio.timeout_at(clock.deadline)
+        self._deadline_ms = deadline_ms
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError:
+            raise too_late(self._deadline_ms) from None
+
+
+def _unit(vectors: Sequence[Sequence[float]], index: Index) -> np.ndarray:
+    dim = index.manifest.dim
+    for number, vector in enumerate(vectors):
+        if len(vector) != dim:
+            raise Refusal(422, f"vector {number}: has {len(vector)} numbers; this index has {dim} dimensions")
+    try:
+        return unit_rows(np.array(vectors), dim)
+    except UserError as error:
+        raise Refusal(422, str(error)) from None
+
+
+def _status(reject: Reject) -> int:
+    return 413 if reject.reason.startswith("too many pixels") else 422
+
+
+def _found(looked: Looked, wish: Wish, min_score: float | None) -> dict[str, Any]:
+    hits = merge(looked.by_domain.values(), wish.k)
+    reason = nothing_matches(hits, min_score)
+    return {
+        "hits": [] if reason else _shown(hits, min_score),
+        "by_domain": {
+            name: [] if reason else _shown(some, min_score) for name, some in looked.by_domain.items()
+        },
+        "null": {"reason": reason} if reason else None,
+    }
+
+
+def _shown(hits: Sequence[Hit], min_score: float | None) -> list[dict[str, Any]]:
+    return [
+        {"id": hit.id, "domain": hit.domain, "score": hit.score, "source": hit.source}
+        for hit in hits
+        if min_score is None or hit.score >= min_score
+    ]

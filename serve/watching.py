@@ -1,0 +1,55 @@
+"""Looks, now and then, whether another version is in use."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ucdr_ray.errors import UserError
+from ucdr_ray.index.versions import current
+
+log = logging.getLogger("ucdr_ray.serve")
+
+
+class Watcher:
+    """Calls `refresh` when ``CURRENT`` changes. What can't be used is said once, and the old version goes on."""
+
+    def __init__(self, path: Path, every_s: float, refresh: Callable[[], Awaitable[str]]) -> None:
+        """
+        Args:
+            every_s: 0: only when told to hurry.
+        """
+        self._path = path
+        self._every = every_s
+        self._refresh = refresh
+        self._task: asyncio.Task[None] | None = None
+        self._now = asyncio.Event()
+        self._said = ""
+
+    def start(self) -> None:
+        """Once, from within the event loop; later calls change nothing."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    def hurry(self) -> None:
+        """Look at once."""
+        self._now.set()
+
+    async def _watch(self) -> None:
+        seen = ""
+        while True:
+            hurried = False
+            with suppress(TimeoutError):
+                hurried = await asyncio.wait_for(self._now.wait(), self._every or None)
+            self._now.clear()
+            try:
+                wanted = await asyncio.to_thread(current, self._path)
+                if wanted != seen or hurried:
+                    seen = await self._refresh()
+                self._said = ""
+            except UserError as error:
+                text = str(error).replace(f"{self._path.resolve()}/", "").replace(f"{self._path}/", "")
+                if text != self._said:
+                    log.warning("the version in use stays: %s", text)
+                self._said = text

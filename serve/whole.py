@@ -1,0 +1,67 @@
+"""The whole index in the process that answers: one hop, nothing to merge."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from serve.batching import Batcher
+from serve.library import Library
+from serve.looking import Looked, Question, Row, look, row_of
+from ucdr_ray.index.search import Index
+
+_MOST = 64  # questions that are searched together
+
+
+class Whole:
+    """A `Searcher`."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Open and load the index; see `Library`.
+
+        Args:
+            threads: searches at the same time, each on one core.
+        """
+        self._library = Library(path)
+        self._threads = ThreadPoolExecutor(threads, "search")
+        self._beside = ThreadPoolExecutor(
+            1, "beside"
+        )  # loading, thumbnails: what must not wait behind searches
+        self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, threads)
+
+    @property
+    def newest(self) -> Index:
+        return self._library.newest
+
+    async def search(self, questions: Sequence[Question]) -> list[Looked]:
+        return await self._batcher.ask(questions)
+
+    async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
+        return await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)
+
+    async def refresh(self) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self._beside, self._library.refresh)
+
+    async def missing(self) -> list[str]:
+        return []
+
+    async def _run(self, batch: list[Question]) -> list[Looked]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _looked, batch)
+
+
+def _looked(batch: list[Question]) -> list[Looked]:
+    versions: dict[str, list[int]] = defaultdict(list)
+    for number, question in enumerate(batch):
+        versions[question.index.version].append(number)
+    answers: dict[int, Looked] = {}
+    for numbers in versions.values():
+        index = batch[numbers[0]].index
+        vectors = np.stack([batch[number].vector for number in numbers])
+        wishes = [batch[number].wish for number in numbers]
+        for number, found in zip(numbers, look(index, vectors, wishes), strict=True):
+            shards = sum(entry.domain in batch[number].wish.domains for entry in index.manifest.shards)
+            answers[number] = Looked(index, found, shards, shards)
+    return [answers[number] for number in range(len(batch))]
