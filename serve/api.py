@@ -14,7 +14,7 @@ from serve.access import Tokens
 from serve.asking import read_batch, read_query
 from serve.guard import Guard, refused
 from serve.measures import Measures
-from serve.messages import Answer, BatchAnswer, BatchQuery, IndexInfo, OneQuery, Problem, Reloaded
+from serve.messages import Answer, BatchAnswer, BatchQuery, Examples, IndexInfo, OneQuery, Problem, Reloaded
 from serve.refusal import Refusal
 from serve.service import Service
 from serve.settings import ServiceSettings
@@ -138,6 +138,15 @@ def make_app(
     async def index() -> Response:
         """What is served: version, model, domains, recalls, limits."""
         return _json(service.info())
+
+    @app.get(
+        "/v1/examples",
+        responses={200: {"model": Examples}, **_refusals(401, 500)},
+        openapi_extra=_SECURED,
+    )
+    def examples() -> Response:
+        """A few images of the index to begin with."""
+        return _json({"examples": service.examples()})
 
     @app.get("/healthz", responses={200: {"content": {"application/json": {}}}})
     async def healthz() -> Response:

@@ -18,7 +18,7 @@ log = logging.getLogger("ucdr_ray.serve")
 _OPEN = {"/", "/healthz", "/readyz", "/openapi.json"}  # without a token; so is the page's folder
 _PAGE = "/page/"
 _SEARCHES = {"/v1/search", "/v1/search:batch"}
-_ROUTES = {*_OPEN, *_SEARCHES, "/v1/index", "/v1/admin/reload", "/metrics"}
+_ROUTES = {*_OPEN, *_SEARCHES, "/v1/index", "/v1/examples", "/v1/admin/reload", "/metrics"}
 _IMAGES = "/v1/images/"
 _ADMIN = "/v1/admin/"
 

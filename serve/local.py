@@ -1,5 +1,6 @@
 """The service on this machine, in the foreground: what `ucdr serve` runs."""
 
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ _NAME = "ucdr"
 FAST = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _QUIET = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine starts processes slowly
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     # Searching twice does no harm: what a copy took to its death is asked of another one.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -49,25 +51,28 @@ def run(
     from ucdr_ray.cluster.session import start_ray
 
     start_ray(_cpus(settings), 200 << 20, temp_folder)
+    import ray
     from ray import serve
+    from ray.exceptions import RayError
 
     from serve.app import build
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
         serve.start(http_options={"host": host, "port": chosen})
-        serve.run(build(settings), name=_NAME, route_prefix="/", blocking=False, _local_testing_mode=False)
+        serve.run(build(settings), name=_NAME, route_prefix="/", blocking=False)
         ready(f"http://{host}:{chosen}")
         while not ended.wait(1):
             pass
-    except (RuntimeError, TimeoutError) as error:
-        status = serve.status().applications.get(_NAME)
-        words = f"{status.message}" if status and status.message else str(error)
-        raise JobError(f"the service did not start: {' '.join(words.split())[-300:]}") from None
+    except (RuntimeError, TimeoutError, RayError) as error:
+        raise JobError(f"the service did not start: {' '.join(str(error).split())[-300:]}") from None
     finally:
         serve.shutdown()
+        ray.shutdown()
 
 
 def _cpus(settings: ServiceSettings) -> int:

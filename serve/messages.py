@@ -151,6 +151,17 @@ class IndexInfo(Message):
     limits: dict[str, float]
 
 
+class Example(Message):
+    id: str
+    domain: str
+
+
+class Examples(Message):
+    """A few images of the index to begin with."""
+
+    examples: list[Example]
+
+
 class Reloaded(Message):
     index_version: str
 

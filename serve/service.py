@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,12 @@ class Service:
         for path in (root.resolve(), root):
             text = text.replace(f"{path}/", "").replace(str(path), "the index")
         return text
+
+    def examples(self) -> list[dict[str, str]]:
+        """The content of `Examples`: an image of each domain in turn."""
+        of = self._searcher.newest.examples
+        rounds = zip_longest(*([(name, id_) for id_ in ids] for name, ids in of.items()))
+        return [{"domain": one[0], "id": one[1]} for turn in rounds for one in turn if one is not None]
 
     def info(self) -> dict[str, Any]:
         """The content of an `IndexInfo`."""

@@ -16,8 +16,10 @@ from ucdr_ray.images import Resize
 from ucdr_ray.index.kinds import Effort
 from ucdr_ray.index.manifest import Manifest, ShardEntry
 from ucdr_ray.index.merge import Hit, best, merge
-from ucdr_ray.index.shard import Shard
+from ucdr_ray.index.shard import Shard, some_ids
 from ucdr_ray.index.versions import current, read_manifest, version_folder
+
+_EXAMPLES = 4  # of each domain
 
 if TYPE_CHECKING:
     from ucdr_ray.models.encoder import Encoder
@@ -167,6 +169,15 @@ class Index:
             if (slot := self.domain(name).find(id_)) is not None:
                 return name, slot
         return None
+
+    @cached_property
+    def examples(self) -> dict[str, list[str]]:
+        """Ids of a few images of each domain, evenly over its first shard. Opens no shard."""
+        found = {}
+        for name in self.manifest.domains:
+            entry = self.manifest.shards_of(name)[0]
+            found[name] = some_ids(self.folder, entry, _EXAMPLES)
+        return found
 
     def search(
         self, queries: np.ndarray, domains: Sequence[str] | None = None, k: int = 10, exact: bool = False

@@ -135,6 +135,15 @@ class Shard:
         return Candidates(scores, rows + self.entry.first_slot, self.metadata.ids[rows])
 
 
+def some_ids(folder: Path, entry: ShardEntry, count: int) -> list[str]:
+    """Ids of ``count`` rows that can be found, or of all, evenly over a shard that need not be opened."""
+    kept, _ = _kept(folder, entry)
+    slots = np.flatnonzero(kept)
+    chosen = slots[np.linspace(0, len(slots) - 1, min(count, len(slots))).astype(int)]
+    column = pq.read_table(folder / entry.metadata.file, columns=["id"])["id"]
+    return [str(column[int(row)]) for row in chosen]
+
+
 def one_thread() -> None:
     """Let FAISS search with the calling thread alone, in this process: others would spin, and slow each other down."""
     faiss.omp_set_num_threads(1)

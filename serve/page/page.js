@@ -1,0 +1,229 @@
+"use strict";
+
+// The page is one loop: a query (a file, or an image of the index) and the form's wishes go to /v1/search, and the
+// answer is drawn. Nothing from the server is ever put into the page as markup.
+
+const $ = (id) => document.getElementById(id);
+let index = null;     // what /v1/index said
+let query = null;     // { file } or { id, domain, source }
+let asking = null;    // the request under way, so that a newer one can stop it
+let preview = "";     // the object URL of the query's picture
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+const token = () => sessionStorage.getItem("token") || "";
+const headers = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service does not answer. Is it still running?");
+  }
+  if (response.status === 401) $("locked").hidden = false;
+  if (!response.ok) {
+    const text = await response.json().then((said) => said.error, () => "");
+    throw new Error(text || `The service answered with status ${response.status}.`);
+  }
+  $("locked").hidden = true;
+  return response;
+}
+
+// An <img> can't carry a token; then the picture is fetched and shown from memory.
+function show(image, id, domain) {
+  const path = `/v1/images/${encodeURIComponent(id)}?domain=${encodeURIComponent(domain)}`;
+  if (!token()) {
+    image.src = path;
+    return;
+  }
+  call(path).then((response) => response.blob()).then((blob) => {
+    image.onload = () => URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(blob);
+  }, () => { image.alt += " (picture not available)"; });
+}
+
+function picture(found, note, small) {
+  const image = element("img", { alt: small ? `Search from example ${note}` : "", loading: "lazy", decoding: "async" });
+  show(image, found.id, found.domain);
+  const button = element("button", { type: "button" }, image);
+  if (!small) {
+    const steps = found.source.split("/").flatMap((step, at) => (at ? [element("wbr"), `/${step}`] : [step]));
+    button.append(
+      element("span", { className: "unseen", textContent: "Search from the image with score " }),
+      element("span", { className: "score", textContent: found.score.toFixed(3) }),
+      element("span", { className: "source" }, ...steps),
+    );
+  }
+  button.addEventListener("click", () => choose({ id: found.id, domain: found.domain, source: found.source || note }));
+  return element("li", {}, button);
+}
+
+function choose(next, remember = true) {
+  query = next;
+  URL.revokeObjectURL(preview);
+  preview = next.file ? URL.createObjectURL(next.file) : "";
+  const image = $("query");
+  image.hidden = false;
+  image.alt = next.file ? `Your image ${next.file.name || ""}`.trim() : `The query: ${next.source}`;
+  if (next.file) image.src = preview;
+  else show(image, next.id, next.domain);
+  $("how").textContent = next.file ? next.file.name || "pasted image" : next.source;
+  if (remember) {
+    const state = next.file ? null : { id: next.id, domain: next.domain, source: next.source };
+    history.pushState(state, "", next.file ? "/" : `/#${encodeURIComponent(next.id)}`);
+  }
+  $("examples").open = false;
+  scrollTo({ top: 0 });
+  ask();
+}
+
+function wishes() {
+  const boxes = [...$("domains").querySelectorAll("input")];
+  const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
+  const found = { k: Math.min(100, Math.max(1, Math.round($("k").valueAsNumber) || 12)), exact: $("exact").checked };
+  if (chosen.length < boxes.length) found.domains = chosen;
+  const least = $("min-score").valueAsNumber;
+  if (!Number.isNaN(least)) found.min_score = Math.min(1, Math.max(-1, least));
+  return found;
+}
+
+async function ask() {
+  if (!query || !index) return;
+  const wanted = wishes();
+  clear();
+  if (wanted.domains && !wanted.domains.length) {
+    $("problem").textContent = "Choose at least one domain to search in.";
+    $("problem").hidden = false;
+    return;
+  }
+  asking?.abort();
+  const mine = asking = new AbortController();
+  $("status").textContent = "Searching …";
+  $("results").setAttribute("aria-busy", "true");
+  try {
+    draw(await (await call(...request(wanted, mine.signal))).json());
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("status").textContent = "";
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+  } finally {
+    if (mine === asking) $("results").removeAttribute("aria-busy");
+  }
+}
+
+function request(wanted, signal) {
+  if (query.id) {
+    const body = JSON.stringify({ id: query.id, ...wanted });
+    return ["/v1/search", { method: "POST", body, signal, headers: { "Content-Type": "application/json" } }];
+  }
+  const form = new FormData();
+  form.append("image", query.file, query.file.name || "pasted");
+  for (const [name, value] of Object.entries(wanted)) {
+    for (const one of [value].flat()) form.append(name, String(one));
+  }
+  return ["/v1/search", { method: "POST", body: form, signal }];
+}
+
+function clear() {
+  $("results").replaceChildren();
+  $("status").textContent = "";
+  $("problem").hidden = true;
+  $("nothing").hidden = true;
+}
+
+function draw(answer) {
+  clear();
+  if (answer.null) {
+    $("reason").textContent = `${answer.null.reason[0].toUpperCase()}${answer.null.reason.slice(1)}.`;
+    $("nothing").hidden = false;
+  }
+  let count = 0;
+  const sections = Object.entries(answer.null ? {} : answer.by_domain).map(([domain, hits]) => {
+    count += hits.length;
+    const title = element("h2", {}, `${domain} `, element("small", { textContent: `${hits.length} nearest` }));
+    const inside = hits.length
+      ? element("ol", { className: "pictures" }, ...hits.map((hit) => picture(hit, hit.source, false)))
+      : element("p", { textContent: "Nothing here scores enough." });
+    const section = element("section", {}, title, inside);
+    section.setAttribute("aria-label", domain);
+    return [hits.length ? hits[0].score : -2, section];
+  });
+  sections.sort((one, other) => other[0] - one[0]);
+  $("results").replaceChildren(...sections.map(([, section]) => section));
+  const took = answer.timings_ms;
+  const parts = [`decode ${took.decode.toFixed(1)}`, `encode ${took.encode.toFixed(1)}`, `search ${took.search.toFixed(1)}`];
+  const asked = answer.partial ? ` Only ${answer.shards.answered} of ${answer.shards.total} shards answered.` : "";
+  $("status").textContent = `${answer.null ? "No" : count} images in ${took.total.toFixed(1)} ms (${parts.join(", ")}).${asked}`;
+  served(answer.index_version, answer.model, answer.shards);
+}
+
+function served(version, model, shards) {
+  const images = index.images.toLocaleString("en");
+  const answered = shards ? `, ${shards.answered} of ${shards.total} shards answered` : "";
+  $("served").textContent =
+    `Index version ${version}, ${images} images; model ${model.name} ${model.fingerprint.slice(0, 12)}${answered}.`;
+}
+
+async function start() {
+  try {
+    index = await (await call("/v1/index")).json();
+  } catch (error) {
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+    return;
+  }
+  $("problem").hidden = true;
+  served(index.index_version, index.model);
+  $("domains").replaceChildren(...Object.entries(index.domains).map(([name, { images }]) => {
+    const box = element("input", { type: "checkbox", value: name, checked: true });
+    return element("label", {}, box, `${name} (${images.toLocaleString("en")})`);
+  }));
+  const { examples } = await (await call("/v1/examples")).json();
+  $("examples").querySelector("ul").replaceChildren(
+    ...examples.map((one, number) => picture(one, `${number + 1} (${one.domain})`, true)));
+  $("examples").hidden = !examples.length;
+}
+
+$("file").addEventListener("change", ({ target }) => {
+  if (target.files.length) choose({ file: target.files[0] });
+  target.value = "";  // the same file can be chosen again
+});
+for (const id of ["domains", "k", "min-score", "exact"]) $(id).addEventListener("change", ask);
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if ($("token").value) {
+    sessionStorage.setItem("token", $("token").value.trim());
+    $("token").value = "";
+    start().then(ask);
+  } else ask();
+});
+for (const kind of ["dragenter", "dragover"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.add("over");
+  });
+}
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) $("drop").classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  const file = event.dataTransfer.files[0];
+  if (file) choose({ file });
+});
+addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files || [])][0];
+  if (file) choose({ file });
+});
+addEventListener("popstate", ({ state }) => {
+  if (state?.id) choose(state, false);
+});
+start();
