@@ -114,7 +114,7 @@ def test_compaction_leaves_answers_and_nothing_else(world, copy, grown):
     for domain in smaller.manifest.domains:
         opened = smaller.domain(domain)
         slots = opened.live()[0]
-        assert opened.thumbnail(int(slots[-1])) and opened.source(int(slots[-1])).startswith(domain)
+        assert opened.thumbnail(int(slots[-1])) and opened.sources(slots[-1:])[0].startswith(domain)
 
 
 def test_rolling_back_and_forth(world, copy):

@@ -66,9 +66,9 @@ class Metadata:
             return None
         return int(self._order[place])
 
-    def source(self, slot: int) -> str:
-        """Where the image came from."""
-        return str(self._sources[slot - self.first_slot])
+    def sources(self, slots: np.ndarray) -> list[str]:
+        """Where the images came from; slots int64 (n,)."""
+        return self._sources.take(pa.array(slots - self.first_slot)).to_pylist()
 
     def thumbnail(self, slot: int) -> bytes:
         """A small encoded image."""

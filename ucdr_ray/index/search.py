@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -55,20 +56,24 @@ class OpenDomain:
     ) -> list[list[Hit]]:
         """The top k of this domain for each of (Q, dim) unit rows, in order."""
         found = [shard.search(queries, k, exact, effort) for shard in self.shards]
-        if not found:
+        if not found or not len(queries):
             return [[] for _ in queries]
-        answers = []
-        for parts in zip(*found, strict=True):
-            top = best(parts, k)
-            rows = zip(top.scores.tolist(), top.slots.tolist(), top.ids.tolist(), strict=True)
-            answers.append(
-                [Hit(score, self.name, id_.decode(), slot, self.source(slot)) for score, slot, id_ in rows]
-            )
-        return answers
+        tops = found[0] if len(found) == 1 else [best(parts, k) for parts in zip(*found, strict=True)]
+        scores, slots, ids = (np.concatenate(column) for column in zip(*tops, strict=True))
+        rows = zip(scores.tolist(), ids.tolist(), slots.tolist(), self.sources(slots), strict=True)
+        hits = (Hit(score, self.name, id_.decode(), slot, source) for score, id_, slot, source in rows)
+        return [list(islice(hits, len(top.scores))) for top in tops]
 
-    def source(self, slot: int) -> str:
-        """Where an image came from."""
-        return self._shard(slot).metadata.source(slot)
+    def sources(self, slots: np.ndarray) -> list[str]:
+        """Where images came from; slots int64 (n,)."""
+        if len(self.shards) == 1:
+            return self.shards[0].metadata.sources(slots)
+        places = np.searchsorted([shard.entry.first_slot for shard in self.shards], slots, side="right") - 1
+        found = np.empty(len(slots), dtype=object)
+        for place in np.unique(places).tolist():
+            here = places == place
+            found[here] = self.shards[place].metadata.sources(slots[here])
+        return list(found)
 
     def thumbnail(self, slot: int) -> bytes:
         """A small encoded image."""

@@ -10,9 +10,10 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import Effort
 from ucdr_ray.index.manifest import ShardEntry
-from ucdr_ray.index.merge import Candidates
+from ucdr_ray.index.merge import Candidates, best
 from ucdr_ray.index.metadata import Metadata
 
+_PRODUCTS = 1 << 20  # float64 in memory at once while candidates are scored
 _SPARE = 16  # fetched beyond k at first, so that ties at the k-th place seldom need a second search
 
 
@@ -44,7 +45,7 @@ class Shard:
     def search(
         self, queries: np.ndarray, k: int, exact: bool = False, effort: Effort | None = None
     ) -> list[Candidates]:
-        """Rows that score at least as high as the k-th best found, so that ties can be broken by id outside.
+        """The k best rows found, equal scores in the order of ids.
 
         Args:
             queries: float32 (Q, dim), unit rows.
@@ -53,7 +54,7 @@ class Shard:
             effort: other than the one chosen when the version was made.
 
         Returns:
-            Per query at least min(k, rows that can be found) of them if exact, in no order; scores are the cosine in
+            Per query min(k, rows that can be found) of them if exact, perhaps fewer if not; scores are the cosine in
             float64, rounded once.
         """
         k = min(k, self.entry.live)
@@ -104,8 +105,9 @@ class Shard:
                 if fetch < self.entry.live and rough[place, -1] + tolerance >= worst:
                     again.append(query)  # a row that was not fetched might reach the k-th score
                 else:
-                    keep = scores >= worst
-                    answers[query] = self._candidates(scores[keep], rows[place][keep])
+                    keep = scores >= worst  # with all ties
+                    found = self._candidates(scores[keep], rows[place][keep])
+                    answers[query] = best([found], k)
             pending, fetch = np.array(again, dtype=np.int64), fetch * 4
         return [answer for answer in answers if answer is not None]
 
@@ -116,13 +118,21 @@ class Shard:
         asked = kinds.parameters(self.entry.approximate.kind, effort.effort, fetch, self._only)
         _, found = self._approximate.search(queries, fetch, params=asked)
         answers = []
-        for query, rows in zip(queries, found, strict=True):
-            rows = rows[rows >= 0]
-            scores = self._score(query, rows)
-            if len(rows) > k:
-                keep = scores >= np.partition(scores, -k)[-k]
-                rows, scores = rows[keep], scores[keep]
-            answers.append(self._candidates(scores, rows))
+        at_once = max(1, _PRODUCTS // (fetch * self._flat.d))
+        for start in range(0, len(queries), at_once):
+            rows = found[start : start + at_once]
+            there = rows >= 0
+            products = self._vectors[rows].astype(np.float64)  # of row -1 too, which is left out below
+            products *= queries[start : start + at_once, None]
+            scores = np.where(there, products.sum(axis=2), -np.inf).astype(np.float32)
+            slots, ids = rows + self.entry.first_slot, self.metadata.ids[rows]
+            order = np.lexsort((slots, ids, -scores))[:, :k] + fetch * np.arange(len(rows))[:, None]
+            columns = (column.ravel()[order] for column in (scores, slots, ids))
+            counts = np.minimum(there.sum(axis=1), k).tolist()
+            answers += [
+                Candidates(score[:count], slot[:count], id_[:count])
+                for score, slot, id_, count in zip(*columns, counts, strict=True)
+            ]
         return answers
 
     def _score(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ class Built:
                 some = here[start : start + _AT_ONCE]
                 meta = shard.metadata
                 ids = [id_.decode() for id_ in meta.ids[some - shard.entry.first_slot].tolist()]
-                sources, thumbnails = [meta.source(slot) for slot in some], meta.thumbnails(some)
+                sources, thumbnails = meta.sources(some), meta.thumbnails(some)
                 yield Rows(ids, shard.vectors(some), sources, thumbnails)
 
     def vectors(self, domain: str, slots: np.ndarray) -> np.ndarray:
