@@ -43,7 +43,9 @@ def made_rows(count: int, domains: int, seed: int = 0) -> dict[str, np.ndarray]:
         for start in range(0, rows, 20_000):
             some = which[start : start + 20_000]
             inside = torch.randn(len(some), 1, 24, generator=draw)
-            made[start : start + 20_000] = base[some] + (inside @ spread[some]).squeeze(1) / 24**0.5 * 2 + shift
+            made[start : start + 20_000] = (
+                base[some] + (inside @ spread[some]).squeeze(1) / 24**0.5 * 2 + shift
+            )
         found[f"domain-{number}"] = normalize(made, dim=1).numpy()
     return found
 
@@ -104,9 +106,7 @@ def write_embeddings(folder: Path, rows: dict[str, np.ndarray]) -> tuple[Embeddi
             parts.append(catalogs.Part.of(folder / "catalog", file, rows=len(ids), first_slot=first))
             file = file.replace("images/", "vectors/")
             written.append(write_part(folder / "embeddings", file, name, first, ids, some, {}))
-        domains.append(
-            catalogs.Domain(name=name, images=len(rows[name]), labelled=0, classes=0, parts=parts)
-        )
+        domains.append(catalogs.Domain(name=name, images=len(rows[name]), labelled=0, classes=0, parts=parts))
         vectors.append(DomainVectors(name=name, rows=len(rows[name]), parts=written))
     manifest = catalogs.Manifest(
         fingerprint=catalogs.fingerprint_of(domains),

@@ -14,13 +14,13 @@ import argparse
 import json
 import multiprocessing
 import os
+import selectors
 import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +43,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true", help="20,000 rows, short phases: a smoke figure")
     options.add_argument("--rows", type=int, default=200_000)
     options.add_argument("--kind", default="hnsw", help="of index")
@@ -64,7 +66,10 @@ def measure(arguments: argparse.Namespace, work: Path) -> None:
     rng = np.random.default_rng(1)
     opened = Index.open(index)
     queries = np.concatenate(
-        [opened.domain(name).vectors(rng.choice(arguments.rows // DOMAINS, 250)) for name in opened.manifest.domains]
+        [
+            opened.domain(name).vectors(rng.choice(arguments.rows // DOMAINS, 250))
+            for name in opened.manifest.domains
+        ]
     )
     queries += rng.normal(size=queries.shape, scale=0.3 / DIM**0.5).astype(np.float32)
     rng.shuffle(queries)
@@ -83,7 +88,9 @@ def measure(arguments: argparse.Namespace, work: Path) -> None:
         with running(shapes[shape]) as port:
             found |= {f"{shape}.{name}": value for name, value in phases(port, queries, arguments).items()}
             if shape != "fastapi":
-                found |= {f"{shape}.cpu_ms.{name}": value for name, value in cpu(port, queries, arguments).items()}
+                found |= {
+                    f"{shape}.cpu_ms.{name}": value for name, value in cpu(port, queries, arguments).items()
+                }
         show(found)
     found["batch.qps"] = found.get("whole.batch_qps", 0.0)
     if arguments.json:
@@ -199,43 +206,62 @@ def closed_loop(out, port: int, queries: np.ndarray, clients: int, seconds: floa
         + body
         for body in bodies
     ]
-    took: list[list[float]] = [[] for _ in range(clients)]
-    end = time.perf_counter() + seconds
+    # One thread for all clients: threads of their own would take more of the machine than the service does.
+    took, selector, end = [], selectors.DefaultSelector(), time.perf_counter() + seconds
+    for number in range(clients):
+        line = socket.create_connection(("127.0.0.1", port))
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(line, number * 17)
+        selector.register(line, selectors.EVENT_READ, client)
+        client.ask(asked)
+    under_way = clients
+    while under_way:
+        for key, _ in selector.select():
+            client = key.data
+            if client.heard():
+                took.append(time.perf_counter() - client.started)
+                if time.perf_counter() < end:
+                    client.ask(asked)
+                else:
+                    under_way -= 1
+    out.send(took)
 
-    def client(number: int) -> None:
-        with socket.create_connection(("127.0.0.1", port)) as line:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            place = number * 17
-            while (start := time.perf_counter()) < end:
-                line.sendall(asked[place % len(asked)])
-                answer(line)
-                took[number].append(time.perf_counter() - start)
-                place += 1
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    out.send([value for some in took for value in some])
+class Client:
+    """One connection, with one request under way."""
 
+    def __init__(self, line: socket.socket, place: int) -> None:
+        self.line = line
+        self.place = place
+        self.started = 0.0
+        self.parts: list[bytes] = []
+        self.missing: int | None = None  # bytes of the answer; None while its length is not known
 
-def answer(line: socket.socket) -> bytes:
-    """The body of a 200."""
-    text = b""
-    while b"\r\n\r\n" not in text:
-        if not (more := line.recv(1 << 16)):
+    def ask(self, asked: list[bytes]) -> None:
+        """Send the next request."""
+        self.started = time.perf_counter()
+        self.parts, self.missing = [], None
+        self.line.sendall(asked[self.place % len(asked)])
+        self.place += 1
+
+    def heard(self) -> bool:
+        """Read what came; whether the answer is whole. Raises where it is not a 200."""
+        if not (more := self.line.recv(1 << 20)):
             raise ConnectionError("closed")
-        text += more
-    head, _, body = text.partition(b"\r\n\r\n")
-    if b" 200 " not in head.split(b"\r\n", 1)[0]:
-        raise RuntimeError(head.decode() + body.decode(errors="replace")[:300])
-    length = next(int(row[15:]) for row in head.lower().split(b"\r\n") if row.startswith(b"content-length:"))
-    parts, there = [body], len(body)
-    while there < length:
-        parts.append(line.recv(1 << 20))
-        there += len(parts[-1])
-    return b"".join(parts)
+        self.parts.append(more)
+        if self.missing is not None:
+            self.missing -= len(more)
+        else:
+            text = b"".join(self.parts)
+            head, found, body = text.partition(b"\r\n\r\n")
+            if found:
+                if b" 200 " not in head[:20]:
+                    raise RuntimeError(text.decode(errors="replace")[:500])
+                rows = head.lower().split(b"\r\n")
+                self.missing = next(
+                    int(row[15:]) for row in rows if row.startswith(b"content-length:")
+                ) - len(body)
+        return self.missing == 0
 
 
 @contextmanager
@@ -287,7 +313,8 @@ def fastapi(index: Path, port: int) -> None:
         asked = from_json(await request.body())
         answers = opened.search(np.array(asked["vectors"]), k=asked["k"])
         hits = [
-            [{"id": hit.id, "domain": hit.domain, "score": hit.score} for hit in found.hits] for found in answers
+            [{"id": hit.id, "domain": hit.domain, "score": hit.score} for hit in found.hits]
+            for found in answers
         ]
         return Response(to_json({"hits": hits}), media_type="application/json")
 
@@ -297,12 +324,26 @@ def fastapi(index: Path, port: int) -> None:
 
 
 def show(found: dict[str, float]) -> None:
-    table = Table("", "p50 ms, 1 client", "p99", "requests/s, 16", "p50 ms, 16", "batch queries/s", "CPU ms a request")
-    table.add_row("FAISS, no HTTP", f"{found['bare_faiss.p50_ms']:.2f}", "", "", "", f"{found['bare_faiss.qps']:,.0f}", "")
+    table = Table(
+        "", "p50 ms, 1 client", "p99", "requests/s, 16", "p50 ms, 16", "batch queries/s", "CPU ms a request"
+    )
+    table.add_row(
+        "FAISS, no HTTP",
+        f"{found['bare_faiss.p50_ms']:.2f}",
+        "",
+        "",
+        "",
+        f"{found['bare_faiss.qps']:,.0f}",
+        "",
+    )
     for shape in ("fastapi", "whole", "sharded"):
         if f"{shape}.p50_ms" in found:
             names = ("p50_ms", "p99_ms", "rps16", "p50_ms_16", "batch_qps")
-            spent = {name.rsplit(".", 1)[1]: value for name, value in found.items() if name.startswith(f"{shape}.cpu_ms.")}
+            spent = {
+                name.rsplit(".", 1)[1]: value
+                for name, value in found.items()
+                if name.startswith(f"{shape}.cpu_ms.")
+            }
             table.add_row(
                 shape,
                 *(f"{found[f'{shape}.{name}']:,.2f}" for name in names),

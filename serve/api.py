@@ -68,6 +68,10 @@ def make_app(
     async def refuse(_: Request, refusal: Refusal) -> Response:
         return refused(refusal)
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> Response:
+        return refused(Refusal(500, "an error inside; the log names it"))
+
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         response = refused(Refusal(error.status_code, str(error.detail)))

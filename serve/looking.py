@@ -59,7 +59,7 @@ class Searcher(Protocol):
         """The version that new questions are for; perhaps without its shards."""
 
     async def search(self, questions: Sequence[Question]) -> list[Looked]:
-        """Raises Refusal where there is no answer."""
+        """Answers to questions with the same wishes and version. Raises Refusal where there is none."""
 
     async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
         """One image. Raises Refusal."""

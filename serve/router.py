@@ -18,6 +18,7 @@ from serve.refusal import Refusal, no_version
 from ucdr_ray.index.search import Index
 
 _MOST = 128  # questions of one call
+_KINDS = 256  # of sets of parts that are asked together
 _AT_ONCE = 4  # batches under way, while none is slow
 _MARGIN_S = 0.01  # of the deadline, left for merging and answering
 _AGAIN_S = 0.05  # between questions for a version that a part is still loading
@@ -53,14 +54,26 @@ class Router:
         self._parts = parts
         self._strict = strict
         self._holders: dict[str, dict[int, list[str]]] = {}
-        self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, _AT_ONCE)
+        self._batchers: dict[frozenset[int], Batcher[Question, Looked]] = {}
 
     @property
     def newest(self) -> Index:
         return self._library.newest
 
     async def search(self, questions: Sequence[Question]) -> list[Looked]:
-        return await self._batcher.ask(questions)
+        """All questions have the wishes and the version of the first."""
+        # Only what asks the same parts goes together: it must not wait for a slow one that it does not need.
+        wanted = set(questions[0].wish.domains)
+        parts = frozenset(
+            number
+            for number, domains in self._domains_of(questions[0].index).items()
+            if wanted.intersection(domains)
+        )
+        if parts not in self._batchers and len(self._batchers) >= _KINDS:
+            parts = frozenset()  # what asks in too many ways shares one
+        if parts not in self._batchers:
+            self._batchers[parts] = Batcher(self._run, _MOST, _AT_ONCE)
+        return await self._batchers[parts].ask(questions)
 
     async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
         asked = [

@@ -165,7 +165,7 @@ class Service:
     def _wish(self, wishes: Wishes, index: Index) -> Wish:
         limit = self._settings.limits.k
         if wishes.k > limit:
-            raise Refusal(422, f"k: {wishes.k} is above the limit of {limit}")
+            raise Refusal(422, f"k: above the limit of {limit}")
         there = index.manifest.domains
         names = tuple(dict.fromkeys(there if wishes.domains is None else wishes.domains))
         for name in names:
