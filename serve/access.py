@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ucdr_ray.errors import UserError
 
+ADMIN_TOKENS, TOKENS = "UCDR_SERVE_ADMIN_TOKENS", "UCDR_SERVE_TOKENS"  # in the environment
+
 _SHORTEST = 16  # characters that nobody guesses
 
 

@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.access import Tokens
+from serve.access import ADMIN_TOKENS, TOKENS, Tokens
 from serve.api import make_app
 from serve.batching import Batcher
 from serve.encoding import Encoders, Encoding, Here, Picture
@@ -30,8 +30,6 @@ from serve.whole import Whole
 from ucdr_ray.index.search import Index
 
 log = logging.getLogger("ucdr_ray.serve")
-
-ADMIN_TOKENS, TOKENS = "UCDR_SERVE_ADMIN_TOKENS", "UCDR_SERVE_TOKENS"
 
 
 @serve.ingress()

@@ -21,8 +21,9 @@ PLACES = {
         "ucdr_ray/drawings/",
         "ucdr_ray/evaluation/report",
         "ucdr_ray/evaluation/contact.py",
+        "benchmarks/made_index.py",
     ),
-    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py"),
+    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py", "benchmarks/search.py"),
 }
 NOWHERE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torchvision", "timm"}
 

@@ -53,6 +53,7 @@ def serve(
 
     For a cluster, and for every setting: serve/config and docs/operations.md.
     """
+    from serve.access import ADMIN_TOKENS, TOKENS, Tokens
     from serve.local import run
     from serve.settings import Replicas, ServiceSettings
 
@@ -74,6 +75,9 @@ def serve(
         first: Any = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "--memory"
         raise UserError(f"{where}: {first['msg']}") from None
+
+    Tokens.read(settings.tokens, TOKENS)
+    Tokens.read(settings.admin_tokens, ADMIN_TOKENS)
 
     def ready(address: str) -> None:
         typer.echo(f"serving {index} at {address}  (search by image there; Ctrl-C ends it)")
