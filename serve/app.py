@@ -72,6 +72,7 @@ def _scaled(replicas: Replicas, under_way: int, gpus: float = 0) -> dict[str, An
     return {
         "max_ongoing_requests": under_way,
         "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": gpus},
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},  # /metrics counts requests
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": 10,
