@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-TESTS := $(wildcard tests/unit tests/docs tests/ray tests/chaos)
+TESTS := $(wildcard tests/unit tests/docs tests/browser tests/ray tests/chaos)
 
 # `make bench` runs the quick form; `make bench QUICK=` the whole one. Benchmarks on real images run where they are given:
 # make bench PACS=pacs.zip EMOJI=emoji.zip WEIGHTS=folder-of-a-backbone

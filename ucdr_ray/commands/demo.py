@@ -59,6 +59,7 @@ def demo(
     )
     typer.echo(f"report:  {(out / 'report.html').resolve()}")
     typer.echo(f"search:  {(out / 'search.png').resolve()}")
+    typer.echo(f"service: {Path(sys.executable).with_name('ucdr')} serve {index.resolve()}")
     mlflow = Path(sys.executable).with_name("mlflow")
     typer.echo(f"MLflow:  {mlflow} ui --backend-store-uri {resolve_uri(recipe.tracking.uri, out)}")
 
