@@ -126,11 +126,12 @@ class Router:
     async def _from_one_version(self, batch: list[Question]) -> Sequence[Looked | Exception]:
         """Answers from the version asked for or, where a part has it not yet or no more, another of the same model."""
         wanted = batch[0].index
+        asked = {domain for question in batch for domain in question.wish.domains}
         end = min(question.deadline for question in batch)
         while True:
             others = (index for index in self._library.held if index.version != wanted.version)
             for index in (wanted, *others):
-                if index.manifest.model == wanted.manifest.model:
+                if index.manifest.model == wanted.manifest.model and asked <= index.rows.keys():
                     answers = await self._fan_out(index, batch, end)
                     if answers is not None:
                         return answers

@@ -154,8 +154,7 @@ class Service:
             "images": manifest.totals.rows,
             "bytes": manifest.totals.bytes,
             "domains": {
-                name: {"images": manifest.rows_of(name), "shards": len(manifest.shards_of(name))}
-                for name in manifest.domains
+                name: {"images": rows, "shards": index.shards[name]} for name, rows in index.rows.items()
             },
             "recalls": [pair.model_dump() for pair in manifest.recalls],
             "limits": {name: float(value) for name, value in limits.model_dump().items()}
@@ -166,7 +165,7 @@ class Service:
         limit = self._settings.limits.k
         if wishes.k > limit:
             raise Refusal(422, f"k: above the limit of {limit}")
-        there = index.manifest.domains
+        there = index.rows
         names = tuple(dict.fromkeys(there if wishes.domains is None else wishes.domains))
         for name in names:
             if name not in there:
@@ -190,7 +189,7 @@ class Service:
         return vector
 
     async def _row(self, id_: str, domain: str | None, index: Index, clock: Clock) -> Row:
-        if domain is not None and domain not in index.manifest.domains:
+        if domain is not None and domain not in index.rows:
             raise Refusal(404, f"domain: there is no {domain[:40]!r} in this index")
         row = await self._searcher.row(id_, domain, index, clock.deadline)
         if row is None:
@@ -220,7 +219,7 @@ class Service:
             "notes": [
                 f"{name} has only {rows} images: all of them are in the answer"
                 for name in wish.domains
-                if (rows := manifest.rows_of(name)) < wish.k
+                if (rows := looked.index.rows[name]) < wish.k
             ],
             "timings_ms": {name: round(value, 3) for name, value in clock.ms.items()},
         }

@@ -62,6 +62,6 @@ def _looked(batch: list[Question]) -> list[Looked]:
         vectors = np.stack([batch[number].vector for number in numbers])
         wishes = [batch[number].wish for number in numbers]
         for number, found in zip(numbers, look(index, vectors, wishes), strict=True):
-            shards = sum(entry.domain in batch[number].wish.domains for entry in index.manifest.shards)
+            shards = sum(index.shards[domain] for domain in batch[number].wish.domains)
             answers[number] = Looked(index, found, shards, shards)
     return [answers[number] for number in range(len(batch))]

@@ -47,7 +47,7 @@ def test_a_new_version_is_taken_up_and_rolled_back(world, copy, parts):
 
 def test_no_answer_mixes_versions_while_they_change(world, copy, parts):
     """Versions differ in one image each, the nearest: an answer holds exactly those of its own version."""
-    site = Site(copy, parts, admin=(ADMIN,))
+    site = Site(copy, parts, admin=(ADMIN,), deadline_ms=30_000)
     expected = {}
 
     def remember():

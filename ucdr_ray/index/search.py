@@ -1,6 +1,7 @@
 """An opened index version and search in it."""
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,6 +146,16 @@ class Index:
         encoder = Encoder.load(self.folder / "encoder")
         check_encoder(encoder, self.manifest.model, self.manifest.dim, self.folder / "encoder")
         return encoder
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Images of each domain that can be found, by name, sorted; of all of the version, as the manifest says."""
+        return {name: self.manifest.rows_of(name) for name in self.manifest.domains}
+
+    @cached_property
+    def shards(self) -> dict[str, int]:
+        """Shards of each domain, of all of the version."""
+        return dict(Counter(entry.domain for entry in self.manifest.shards))
 
     @cached_property
     def picture(self) -> tuple[int, Resize]:
