@@ -1,5 +1,6 @@
 """`ucdr serve`: search over HTTP, and a page to use it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,7 +64,9 @@ def serve(
             shape=shape,
             memory=TypeAdapter(ByteSize).validate_python(memory),
             parts=parts,
-            replicas=Replicas(least=replicas, most=max(replicas, 4)),
+            replicas=Replicas(
+                least=replicas, most=max(replicas, 4), cpus=max(1, (os.cpu_count() or 1) // replicas)
+            ),
             deadline_ms=deadline_ms,
             when_down="strict" if strict else "partial",
             tokens=tokens,
