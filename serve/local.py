@@ -66,7 +66,7 @@ def run(
     try:
         serve.start(http_options={"host": host, "port": chosen})
         serve.run(build(settings), name=_NAME, route_prefix="/", blocking=False)
-        ready(f"http://{host}:{chosen}")
+        ready(f"http://[{host}]:{chosen}" if ":" in host else f"http://{host}:{chosen}")
         while not ended.wait(1):
             pass
     except (RuntimeError, TimeoutError, RayError) as error:

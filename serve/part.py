@@ -51,7 +51,7 @@ class PartHost:
 
     async def refresh(self) -> str:
         """Take up the version in use."""
-        return await asyncio.get_running_loop().run_in_executor(self._beside, self._library.refresh)
+        return await asyncio.to_thread(self._library.refresh)
 
     async def version(self) -> str:
         """The version in use here."""

@@ -27,9 +27,7 @@ class Whole:
         """
         self._library = Library(path)
         self._threads = ThreadPoolExecutor(threads, "search")
-        self._beside = ThreadPoolExecutor(
-            1, "beside"
-        )  # loading, thumbnails: what must not wait behind searches
+        self._beside = ThreadPoolExecutor(1, "beside")  # thumbnails, which must not wait behind searches
         self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, threads)
 
     @property
@@ -43,7 +41,7 @@ class Whole:
         return await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)
 
     async def refresh(self) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._beside, self._library.refresh)
+        return await asyncio.to_thread(self._library.refresh)
 
     async def missing(self) -> list[str]:
         return []

@@ -53,6 +53,8 @@ def serve(
     """Serve search over HTTP, with a page at /, until Ctrl-C. A new version of the index is taken up while it runs.
 
     For a cluster, and for every setting: serve/config and docs/operations.md.
+
+    Example: ucdr serve index/pacs --port 8080 --tokens tokens.txt
     """
     from serve.access import ADMIN_TOKENS, TOKENS, Tokens
     from serve.local import run
