@@ -1,6 +1,5 @@
 """`ucdr serve`: search over HTTP, and a page to use it."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,9 +65,7 @@ def serve(
             shape=shape,
             memory=TypeAdapter(ByteSize).validate_python(memory),
             parts=parts,
-            replicas=Replicas(
-                least=replicas, most=max(replicas, 4), cpus=max(1, (os.cpu_count() or 1) // replicas)
-            ),
+            replicas=Replicas(least=replicas, most=max(replicas, 4)),
             deadline_ms=deadline_ms,
             when_down="strict" if strict else "partial",
             tokens=tokens,
