@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -128,7 +129,8 @@ def make_app(
         openapi_extra=_SECURED,
     )
     async def image(
-        id: str, domain: str | None = Query(None, description="Where to look first.")
+        id: str = PathParameter(max_length=512),
+        domain: str | None = Query(None, description="Where to look first."),
     ) -> Response:
         """A small picture of an image of the index."""
         data, kind = shown(await service.image(id, domain, service.clock()))

@@ -13,6 +13,7 @@ from serve.messages import BatchQuery, OneQuery, Wishes
 from serve.refusal import Refusal
 
 _FIELDS = 16  # of a form
+_FAULTS = 10_000  # that are worth looking at to name the first
 AnyMessage = TypeVar("AnyMessage", bound=BaseModel)
 
 
@@ -107,6 +108,8 @@ def _parsed(message: type[AnyMessage], body: bytes) -> AnyMessage:
 
 def problem(error: ValidationError) -> str:
     """One line about the first thing that is wrong."""
+    if error.error_count() > _FAULTS:
+        return f"{error.error_count()} things are wrong with this request"
     first: Mapping = error.errors(include_url=False)[0]
     where = ".".join(_shown(str(step)) for step in first["loc"])
     text = str(first["msg"]).removeprefix("Value error, ")

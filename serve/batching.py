@@ -3,31 +3,37 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
+
+from serve.refusal import Refusal
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-_HELD_S = (
-    0.05  # after which a batch no longer keeps others from starting: what is slow must not stop the rest
-)
 
 
 class Batcher(Generic[Q, A]):
     """Calls `run` with many questions at once. A single one never waits while nothing is at work."""
 
     def __init__(
-        self, run: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]], most: int, at_once: int = 1
+        self,
+        run: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]],
+        most: int,
+        at_once: int = 1,
+        held_s: float | None = None,
     ) -> None:
         """
         Args:
             run: gives an answer, or what prevents it, for each question in order.
             most: questions of a batch.
             at_once: batches at work.
+            held_s: after which a batch no longer keeps others from starting, where what is slow must not stop the
+                rest; without it, it does until it is done: its threads would only gather what nobody waits for.
         """
         self._run = run
         self._most = most
         self._free = at_once
+        self._held_s = held_s
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -51,18 +57,21 @@ class Batcher(Generic[Q, A]):
                     batch.append(taken)
             if batch:
                 self._free -= 1
-                task = asyncio.get_running_loop().create_task(self._answer(batch))
+                # In a context of its own: in that of whoever asked first, Ray would cancel it when that one goes away.
+                task = asyncio.get_running_loop().create_task(self._answer(batch), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
         work = asyncio.ensure_future(self._run([question for question, _ in batch]))  # noqa: RUF006  (awaited below)
-        await asyncio.wait([work], timeout=_HELD_S)
+        await asyncio.wait([work], timeout=self._held_s)
         self._free += 1
         self._start()
         answers: Sequence[A | Exception]
         try:
             answers = await work
+        except asyncio.CancelledError:
+            answers = [Refusal(503, "the search was given up; try again", 1)] * len(batch)
         except Exception as error:
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):

@@ -29,6 +29,8 @@ from serve.watching import Watcher
 from serve.whole import Whole
 from ucdr_ray.index.search import Index
 
+_LOADING_S = 600  # that taking up a version may take
+
 log = logging.getLogger("ucdr_ray.serve")
 
 
@@ -75,7 +77,7 @@ class Ingress:
         return await self._service.refresh()
 
     async def _reload_all(self) -> str:
-        await self._own.broadcast("refresh").results_async()
+        await self._own.broadcast("refresh").results_async(timeout_s=_LOADING_S)
         return await self.refresh()
 
 
@@ -94,7 +96,7 @@ class RemotePart:
         return await _again(lambda: self._handle.row.remote(version, id_, domain))
 
     async def refresh(self) -> None:
-        await self._handle.broadcast("refresh").results_async()
+        await self._handle.broadcast("refresh").results_async(timeout_s=_LOADING_S)
 
     async def version(self) -> str:
         return await self._handle.version.remote()
@@ -153,7 +155,7 @@ class Apart:
         return await self._batcher.ask(pictures)
 
     async def prepare(self, index: Index) -> None:
-        await self._handle.broadcast("refresh").results_async()
+        await self._handle.broadcast("refresh").results_async(timeout_s=_LOADING_S)
 
     async def missing(self) -> list[str]:
         try:

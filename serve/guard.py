@@ -5,6 +5,7 @@ import logging
 import traceback
 from collections.abc import Iterable
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -81,6 +82,8 @@ class Guard:
         except Refusal as refusal:
             if status == 0:
                 await refused(refusal)(scope, receive, answer)
+        except ClientDisconnect:
+            status = status or 499  # nobody is there to answer to
         except Exception as error:
             # The place, but neither the text nor the paths, which might hold what is nobody's business.
             frame = traceback.extract_tb(error.__traceback__)[-1]

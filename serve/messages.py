@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 Vector = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
@@ -53,7 +53,9 @@ class OneQuery(Wishes):
 class BatchQuery(Wishes):
     """Many vectors at once, with the same wishes."""
 
-    vectors: Annotated[list[Vector], Field(min_length=1)]
+    vectors: Annotated[
+        list[Annotated[Vector, FailFast()]], Field(min_length=1, max_length=65_536), FailFast()
+    ]  # a body may hold millions of faults
 
 
 class FoundImage(Message):

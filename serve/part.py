@@ -40,8 +40,15 @@ class PartHost:
         )
 
     async def row(self, version: str, id_: str, domain: str | None) -> Row | None:
-        """See `serve.router.Part`. Of the newest version where the one named has gone: ids don't change."""
-        index = self._library.at(version) or self._library.newest
+        """See `serve.router.Part`.
+
+        Raises:
+            LookupError: this copy does not hold the version.
+        """
+        index = self._library.at(version)
+        if index is None:
+            self._watcher.hurry()
+            raise LookupError(f"version {version} is not here")
         there = domain is None or domain in index.manifest.domains
         return (
             await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)

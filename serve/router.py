@@ -15,12 +15,14 @@ from serve.batching import Batcher
 from serve.library import Library
 from serve.looking import Column, Looked, Question, Row, Wish, merged
 from serve.refusal import Refusal, no_version
+from ucdr_ray.errors import UserError
 from ucdr_ray.index.search import Index
 
 _MOST = 128  # questions of one call
 _KINDS = 256  # of sets of parts that are asked together
 _AT_ONCE = 4  # batches under way, while none is slow
 _MARGIN_S = 0.01  # of the deadline, left for merging and answering
+_HELD_S = 0.05  # after which a batch does not keep others from starting: a slow part must not stop the rest
 _AGAIN_S = 0.05  # between questions for a version that a part is still loading
 
 
@@ -72,7 +74,7 @@ class Router:
         if parts not in self._batchers and len(self._batchers) >= _KINDS:
             parts = frozenset()  # what asks in too many ways shares one
         if parts not in self._batchers:
-            self._batchers[parts] = Batcher(self._run, _MOST, _AT_ONCE)
+            self._batchers[parts] = Batcher(self._run, _MOST, _AT_ONCE, _HELD_S)
         return await self._batchers[parts].ask(questions)
 
     async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
@@ -89,7 +91,11 @@ class Router:
 
     async def refresh(self) -> str:
         # The parts first: until all of them hold the new version, questions go to the old one.
-        await asyncio.gather(*(part.refresh() for part in self._parts), return_exceptions=True)
+        # One that is dead takes it up when it starts again; one that finds it damaged keeps everybody from it.
+        answers = await asyncio.gather(*(part.refresh() for part in self._parts), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, UserError):
+                raise answer
         return await asyncio.to_thread(self._library.refresh)
 
     async def missing(self) -> list[str]:
@@ -162,11 +168,12 @@ class Router:
         for task, number in tasks.items():
             if not task.done():
                 task.cancel()
-            elif task.exception() is None:
+            elif not task.cancelled() and task.exception() is None:
                 result = task.result()
                 if result is None:
                     for other in tasks:
-                        other.cancel()
+                        if not other.cancel() and not other.cancelled():
+                            other.exception()  # seen, so that nobody logs it
                     return None
                 answered[number] = result
         return [

@@ -24,6 +24,8 @@ from ucdr_ray.images import Reject, to_array
 from ucdr_ray.index.merge import Hit, merge
 from ucdr_ray.index.search import Index, unit_rows
 
+_MOST_HITS = 100_000  # of one call
+
 
 @dataclass
 class Clock:
@@ -92,9 +94,15 @@ class Service:
             raise Refusal(422, f"vectors: {len(query.vectors)} of them; at most {limit} are allowed")
         index = self._searcher.newest
         wish = self._wish(query, index)
+        if (wanted := len(query.vectors) * wish.k * len(wish.domains)) > _MOST_HITS:
+            raise Refusal(
+                422, f"vectors, k and domains: {wanted} images wanted; at most {_MOST_HITS} are allowed"
+            )
         vectors = _unit(query.vectors, index)
         async with self._in_time(clock):
             looked = await self._looked(list(vectors), wish, index, clock)
+        if len({one.index.version for one in looked}) > 1:
+            raise Refusal(503, "a new version is being taken up; try again", 1)
         fewest = min(looked, key=lambda one: one.answered)
         results = [_found(one, wish, query.min_score) for one in looked]
         return {"results": results} | self._rests(fewest, wish, clock)

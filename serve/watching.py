@@ -43,6 +43,7 @@ class Watcher:
             with suppress(TimeoutError):
                 hurried = await asyncio.wait_for(self._now.wait(), self._every or None)
             self._now.clear()
+            wanted = ""
             try:
                 wanted = await asyncio.to_thread(current, self._path)
                 if wanted != seen or hurried:
@@ -53,3 +54,6 @@ class Watcher:
                 if text != self._said:
                     log.warning("the version in use stays: %s", text)
                 self._said = text
+                seen = wanted or seen  # it does not heal; another one is looked at again
+            except Exception as error:  # such as a copy that died meanwhile: it is tried again
+                log.warning("the version in use stays: %s", type(error).__name__)

@@ -116,6 +116,7 @@ def test_what_is_wrong_is_refused_by_name(site, name):
         ({"vectors": [[1.0] * 256, [1.0]]}, 422, "vector 1: has 1 numbers"),
         ({"vectors": [[1.0] * 256], "k": 1001}, 422, "above the limit of 1000"),
         ({"vector": [1.0] * 256}, 422, "vectors"),
+        ({"vectors": [[1.0] * 256] * 200, "k": 200}, 422, "120000 images wanted"),
     ],
 )
 def test_a_batch_is_refused_by_name(site, asked, status, words):
@@ -148,6 +149,12 @@ def test_a_bomb_is_refused_before_it_is_unpacked(site):
 def test_no_path_leads_out(site, path):
     response = ask(site, path, "GET")
     assert response.status_code == 404 and "root:" not in response.text and "class " not in response.text
+
+
+@pytest.mark.parametrize("length", [33, 500, 8000])
+def test_a_long_id_is_looked_up_without_harm(site, length):
+    assert ask(site, f"/v1/images/{'x' * length}", "GET").status_code in (404, 422)
+    assert ask(site, "/v1/search", json={"id": "é" * length}).status_code in (404, 422)
 
 
 def test_a_body_without_a_length_is_counted(world):
