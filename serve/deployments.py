@@ -48,18 +48,15 @@ class Ingress:
         path, cpus = self._settings.index, self._settings.replicas.cpus
         replica = serve.get_replica_context()
         self._measures = Measures(replica.replica_id.unique_id)
+        here = Here(self._settings.encoder.batch, max(1, int(cpus))) if encoder is None else None
+        prepare = here.encoders.of if here is not None else None
+        encoding: Encoding = here or Apart(encoder, self._settings.encoder.batch)
+        strict = self._settings.when_down == "strict"
         searcher: Searcher = (
-            Router(path, [RemotePart(part) for part in parts], self._settings.when_down == "strict")
+            Router(path, [RemotePart(part) for part in parts], strict, prepare)
             if parts
-            else Whole(path, max(1, int(cpus)))
+            else Whole(path, max(1, int(cpus)), prepare)
         )
-        encoding: Encoding = (
-            Here(self._settings.encoder.batch, max(1, int(cpus)))
-            if encoder is None
-            else Apart(encoder, self._settings.encoder.batch)
-        )
-        if isinstance(encoding, Here):
-            encoding.encoders.of(searcher.newest)
         self._own = serve.get_deployment_handle(replica.deployment, replica.app_name)
         self._searcher = searcher
         self._encoding = encoding

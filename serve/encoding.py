@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -46,13 +47,15 @@ class Encoders:
         torch.set_num_threads(threads)
         self._device = device
         self._kept: OrderedDict[str, Encoder] = OrderedDict()
+        self._loading = Lock()
 
     def of(self, index: Index) -> Encoder:
         """Loaded when first asked for."""
         key = index.manifest.model.fingerprint
-        encoder = self._kept.get(key)
-        if encoder is None:
-            encoder = index.encoder.to(self._device)
+        if (there := self._kept.get(key)) is not None:
+            return there
+        with self._loading:
+            encoder = self._kept.get(key) or index.encoder.to(self._device)
             self._kept[key] = encoder
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -75,7 +78,7 @@ class Here:
         return await self._batcher.ask(pictures)
 
     async def prepare(self, index: Index) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.encoders.of, index)
+        await asyncio.to_thread(self.encoders.of, index)
 
     async def missing(self) -> list[str]:
         return []

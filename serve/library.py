@@ -18,11 +18,14 @@ class Library:
     Thread-safe. Memory: of two versions while there are two, though files that they share are mapped once.
     """
 
-    def __init__(self, path: Path, only: Only | None = None) -> None:
+    def __init__(
+        self, path: Path, only: Only | None = None, prepare: Callable[[Index], object] | None = None
+    ) -> None:
         """Open the version in use, verify it and load it.
 
         Args:
             only: which shards; all of them without it.
+            prepare: loads what else a version needs before it answers; a UserError keeps it from being taken up.
 
         Raises:
             UserError: there is none, or it is damaged.
@@ -30,6 +33,7 @@ class Library:
         one_thread()
         self.path = path
         self._only = only
+        self._prepare = prepare
         self._held: tuple[Index, ...] = (self._load(),)
         self._loading = threading.Lock()
 
@@ -64,4 +68,6 @@ class Library:
         index = Index.open(self.path, version, self._only)
         for name in index.manifest.domains:
             index.domain(name)
+        if self._prepare is not None:
+            self._prepare(index)
         return index

@@ -5,7 +5,7 @@ Cost of a batch: one call for each part that has shards of the domains asked, wh
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,12 +47,19 @@ class Part(Protocol):
 class Router:
     """A `Searcher`. Holds manifests and no shards."""
 
-    def __init__(self, path: Path, parts: Sequence[Part], strict: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        parts: Sequence[Part],
+        strict: bool = False,
+        prepare: Callable[[Index], object] | None = None,
+    ) -> None:
         """
         Args:
             strict: an answer that some shards are missing from is refused, instead of being marked.
+            prepare: see `Library`.
         """
-        self._library = Library(path, lambda manifest: [])
+        self._library = Library(path, lambda manifest: [], prepare)
         self._parts = parts
         self._strict = strict
         self._holders: dict[str, dict[int, list[str]]] = {}

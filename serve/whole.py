@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,13 +19,15 @@ _MOST = 64  # questions that are searched together
 class Whole:
     """A `Searcher`."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, prepare: Callable[[Index], object] | None = None
+    ) -> None:
         """Open and load the index; see `Library`.
 
         Args:
             threads: searches at the same time, each on one core.
         """
-        self._library = Library(path)
+        self._library = Library(path, prepare=prepare)
         self._threads = ThreadPoolExecutor(threads, "search")
         self._beside = ThreadPoolExecutor(1, "beside")  # thumbnails, which must not wait behind searches
         self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, threads)

@@ -45,11 +45,12 @@ class Site:
     ) -> None:
         self.settings = ServiceSettings(index=index, watch_s=0, **settings)
         self.parts = [LocalPart(index, number, parts, 0) for number in range(parts)]
-        self.searcher: Searcher = (
-            Router(index, self.parts, self.settings.when_down == "strict") if parts else Whole(index)
-        )
         encoding = Here(8)
-        encoding.encoders.of(self.searcher.newest)
+        self.searcher: Searcher = (
+            Router(index, self.parts, self.settings.when_down == "strict", encoding.encoders.of)
+            if parts
+            else Whole(index, prepare=encoding.encoders.of)
+        )
         measures = Measures("test")
         self.service = Service(self.settings, self.searcher, encoding, measures)
         self.app = make_app(self.settings, self.service, Tokens(list(tokens)), Tokens(list(admin)), measures)

@@ -13,6 +13,7 @@ from serve.messages import Answer
 from serve.refusal import Refusal
 from tests.serving import SHAPES, Site, ask
 from tests.tiny import make_catalog, make_embeddings
+from ucdr_ray.errors import UserError
 from ucdr_ray.index.build import build
 from ucdr_ray.index.change import delete, rollback
 from ucdr_ray.index.search import Index
@@ -104,6 +105,22 @@ def test_a_damaged_version_is_not_taken_up(world, copy, parts):
     assert str(copy) not in response.json()["error"]
     answer = Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content)
     assert answer.index_version == first
+
+
+def test_a_version_whose_encoder_cannot_be_loaded_is_not_taken_up(world, copy, parts):
+    site = Site(copy, parts, admin=(ADMIN,))
+    first = Index.open(copy).version
+    delete(copy, [world.catalog.read("photo", ["id"])["id"][9].as_py()])
+    with pytest.MonkeyPatch.context() as patch:
+
+        def broken(_):
+            raise UserError(f"foreign encoder in {copy}/versions")
+
+        patch.setattr(site.searcher._library, "_prepare", broken)
+        response = ask(site, "/v1/admin/reload", headers=HEADERS)
+        assert response.status_code == 409 and response.json()["error"] == "foreign encoder in versions"
+    assert ask(site, "/v1/search", **query(world)).json()["index_version"] == first
+    assert ask(site, "/v1/admin/reload", headers=HEADERS).status_code == 200
 
 
 async def dead():
