@@ -1,7 +1,6 @@
 """The service as Ray Serve runs it: thin shells around `service.py`, `router.py`, `part.py` and `encoding.py`."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,8 +30,6 @@ from ucdr_ray.index.search import Index
 
 _LOADING_S = 600  # that taking up a version may take
 
-log = logging.getLogger("ucdr_ray.serve")
-
 
 @serve.ingress()
 class Ingress:
@@ -58,8 +55,6 @@ class Ingress:
             else Whole(path, max(1, int(cpus)), prepare)
         )
         self._own = serve.get_deployment_handle(replica.deployment, replica.app_name)
-        self._searcher = searcher
-        self._encoding = encoding
         self._service = Service(self._settings, searcher, encoding, self._measures, self._reload_all)
         self._watcher = Watcher(path, self._settings.watch_s, self.refresh)
 
@@ -110,9 +105,8 @@ class EncoderHost:
     """Encodes pictures for every ingress."""
 
     def __init__(self, path: Path, watch_s: float, gpus: float, cpus: float) -> None:
-        self._library = Library(path, lambda manifest: [])
         self._encoders = Encoders("cuda" if gpus else "cpu", max(1, int(cpus)))
-        self._encoders.of(self._library.newest)
+        self._library = Library(path, lambda manifest: [], self._encoders.of)
         self._thread = ThreadPoolExecutor(1, "encode")
         self._watcher = Watcher(path, watch_s, self.refresh)
 
@@ -129,11 +123,7 @@ class EncoderHost:
 
     async def refresh(self) -> str:
         """Take up the version in use."""
-        version = await asyncio.to_thread(self._library.refresh)
-        await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._encoders.of, self._library.newest
-        )
-        return version
+        return await asyncio.to_thread(self._library.refresh)
 
     async def version(self) -> str:
         """The version in use here."""

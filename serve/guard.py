@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -155,9 +154,9 @@ def _name(host: bytes) -> str:
     return text[: text.find("]") + 1] if text.startswith("[") else text.partition(":")[0]
 
 
-def _route(path: str, known: Iterable[str] = frozenset(_ROUTES)) -> str:
+def _route(path: str) -> str:
     """One of few names, so that nobody can make more of them."""
-    if path in known:
+    if path in _ROUTES:
         return path
     if path.startswith(_IMAGES):
         return _IMAGES + "{id}"

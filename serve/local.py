@@ -11,8 +11,8 @@ from serve.settings import ServiceSettings
 from ucdr_ray.errors import JobError, UserError
 
 _NAME = "ucdr"
-# HAProxy in front of the copies, and nothing in them that costs time without need: a third of the latency.
-FAST = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+# HAProxy in front of the copies, and nothing in them that costs time without need.
+_FAST = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 _QUIET = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_worker_niceness": "0",  # what answers people need not stand back
@@ -28,7 +28,6 @@ def run(
     host: str,
     port: int,
     ready: Callable[[str], None],
-    temp_folder: str | None = None,
 ) -> None:
     """Start Ray here, deploy, and serve until SIGINT or SIGTERM.
 
@@ -36,7 +35,6 @@ def run(
         host: to bind; anything but loopback lets other machines in.
         port: 0: a free one.
         ready: called once with the address, when every deployment answers.
-        temp_folder: of Ray; a short path.
 
     Raises:
         UserError: the port is taken, or the index can't be served.
@@ -44,14 +42,14 @@ def run(
     """
     chosen = _free(host, port)
     os.environ.pop("RAY_ADDRESS", None)  # this machine's service, not a cluster's
-    for name, value in (FAST | _QUIET).items():
+    for name, value in (_FAST | _QUIET).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_SERVE_HAPROXY_METRICS_PORT", str(_free("127.0.0.1", 0)))
     os.environ.setdefault("RAY_SERVE_HAPROXY_STATS_PORT", str(_free("127.0.0.1", 0)))
 
     from ucdr_ray.cluster.session import start_ray
 
-    start_ray(_cpus(settings), 200 << 20, temp_folder)
+    start_ray(_cpus(settings), 200 << 20)
     import ray
     from ray import serve
     from ray.exceptions import RayError

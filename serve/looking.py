@@ -61,7 +61,7 @@ class Searcher(Protocol):
     async def search(self, questions: Sequence[Question]) -> list[Looked]:
         """Answers to questions with the same wishes and version. Raises Refusal where there is none."""
 
-    async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
+    async def row(self, id_: str, domain: str | None, index: Index) -> Row | None:
         """One image. Raises Refusal."""
 
     async def refresh(self) -> str:

@@ -1,7 +1,6 @@
 """A part of the index, in a process of its own."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +11,6 @@ from serve.library import Library
 from serve.looking import Column, Row, Wish, look, pack, row_of
 from serve.watching import Watcher
 from ucdr_ray.index.search import Index
-
-log = logging.getLogger("ucdr_ray.serve")
 
 
 class PartHost:

@@ -84,7 +84,7 @@ class Router:
             self._batchers[parts] = Batcher(self._run, _MOST, _AT_ONCE, _HELD_S)
         return await self._batchers[parts].ask(questions)
 
-    async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
+    async def row(self, id_: str, domain: str | None, index: Index) -> Row | None:
         asked = [
             self._parts[number].row(index.version, id_, domain)
             for number, domains in self._domains_of(index).items()

@@ -83,7 +83,7 @@ class Service:
                 vector = _unit([query.vector], index)[0]
             else:
                 assert query.id is not None
-                vector = (await self._row(query.id, None, index, clock)).vector
+                vector = (await self._row(query.id, None, index)).vector
             [looked] = await self._looked([vector], wish, index, clock)
         return _found(looked, wish, wishes.min_score) | self._rests(looked, wish, clock)
 
@@ -111,7 +111,7 @@ class Service:
         """A small encoded image. Raises Refusal."""
         index = self._searcher.newest
         async with self._in_time(clock):
-            return (await self._row(id_, domain, index, clock)).thumbnail
+            return (await self._row(id_, domain, index)).thumbnail
 
     async def refresh(self) -> str:
         """Take up the version in use, in this copy.
@@ -196,10 +196,10 @@ class Service:
             [vector] = await self._encoding.encode([Picture(decoded, index, clock.deadline)])
         return vector
 
-    async def _row(self, id_: str, domain: str | None, index: Index, clock: Clock) -> Row:
+    async def _row(self, id_: str, domain: str | None, index: Index) -> Row:
         if domain is not None and domain not in index.rows:
             raise Refusal(404, f"domain: there is no {domain[:40]!r} in this index")
-        row = await self._searcher.row(id_, domain, index, clock.deadline)
+        row = await self._searcher.row(id_, domain, index)
         if row is None:
             raise Refusal(404, "id: there is no such image in this index")
         return row

@@ -39,7 +39,7 @@ class Whole:
     async def search(self, questions: Sequence[Question]) -> list[Looked]:
         return await self._batcher.ask(questions)
 
-    async def row(self, id_: str, domain: str | None, index: Index, deadline: float) -> Row | None:
+    async def row(self, id_: str, domain: str | None, index: Index) -> Row | None:
         return await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)
 
     async def refresh(self) -> str:
