@@ -1,5 +1,6 @@
 """The endpoints: HTTP in, HTTP out. What they do is in `service.py`, what protects them in `guard.py`."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def make_app(
     async def search(request: Request) -> Response:
         """The nearest images of an image (a form, or bare bytes with the wishes in the query), a vector or an id."""
         clock = service.clock()
-        return _json(await service.search(await read_query(request), clock))
+        return _json(await service.search(await read_query(request, service.dim), clock))
 
     @app.post(
         "/v1/search:batch",
@@ -120,12 +121,14 @@ def make_app(
     async def search_batch(request: Request) -> Response:
         """The nearest images of many vectors, in one call."""
         clock = service.clock()
-        return _json(await service.batch(await read_batch(request), clock))
+        asked = await read_batch(request, service.dim, settings.limits.batch)
+        found = await service.batch(asked, clock)
+        return await asyncio.to_thread(_json, found)  # may be megabytes
 
     @app.get(
         "/v1/images/{id}",
         response_class=Response,
-        responses={200: {"content": {"image/*": {}}}, **_refusals(401, 404, 422, 500, 503)},
+        responses={200: {"content": {"image/*": {}}}, **_refusals(401, 404, 422, 429, 500, 503)},
         openapi_extra=_SECURED,
     )
     async def image(

@@ -13,6 +13,7 @@ from serve.messages import BatchQuery, OneQuery, Wishes
 from serve.refusal import Refusal
 
 _FIELDS = 16  # of a form
+_AROUND, _NUMBER = 1 << 20, 40  # bytes of JSON: around the numbers, and of each, however it is set
 _FAULTS = 10_000  # that are worth looking at to name the first
 AnyMessage = TypeVar("AnyMessage", bound=BaseModel)
 
@@ -25,12 +26,12 @@ class ImageQuery:
     wishes: Wishes
 
 
-async def read_query(request: Request) -> ImageQuery | OneQuery:
-    """What `POST /v1/search` asks. Raises Refusal."""
+async def read_query(request: Request, dim: int) -> ImageQuery | OneQuery:
+    """What `POST /v1/search` asks of an index of ``dim`` dimensions. Raises Refusal."""
     kind = _kind(request)
     if kind == "application/json":
         _no_parameters(request)
-        return _parsed(OneQuery, await request.body())
+        return _parsed(OneQuery, await request.body(), dim)
     if kind == "multipart/form-data":
         _no_parameters(request)
         return await _form(request)
@@ -42,12 +43,12 @@ async def read_query(request: Request) -> ImageQuery | OneQuery:
     )
 
 
-async def read_batch(request: Request) -> BatchQuery:
-    """What `POST /v1/search:batch` asks. Raises Refusal."""
+async def read_batch(request: Request, dim: int, most: int) -> BatchQuery:
+    """What `POST /v1/search:batch` asks with ``most`` vectors of ``dim`` numbers or less. Raises Refusal."""
     if _kind(request) != "application/json":
         raise Refusal(415, "Content-Type: application/json is allowed")
     _no_parameters(request)
-    return _parsed(BatchQuery, await request.body())
+    return _parsed(BatchQuery, await request.body(), dim * most)
 
 
 async def _form(request: Request) -> ImageQuery:
@@ -98,7 +99,10 @@ def _wishes(fields: QueryParams) -> Wishes:
         raise Refusal(422, problem(error)) from None
 
 
-def _parsed(message: type[AnyMessage], body: bytes) -> AnyMessage:
+def _parsed(message: type[AnyMessage], body: bytes, numbers: int) -> AnyMessage:
+    # What is parsed takes many times its bytes: no more of them than sense can be in.
+    if len(body) > (most := _AROUND + _NUMBER * numbers):
+        raise Refusal(413, f"the body has {len(body)} bytes; for {numbers} numbers, {most} are allowed")
     try:
         return message.model_validate_json(body)
     except ValidationError as error:

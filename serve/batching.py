@@ -1,8 +1,8 @@
 """Batches that form by themselves: what arrives while earlier ones are at work goes together next."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -10,6 +10,19 @@ from serve.refusal import Refusal
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+async def by_group(
+    batch: Sequence[Q], key: Callable[[Q], Hashable], run: Callable[[list[Q]], Awaitable[Sequence[A]]]
+) -> list[A]:
+    """Answers in order, where `run` can answer only questions with the same key together."""
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for place, question in enumerate(batch):
+        places[key(question)].append(place)
+    answers: dict[int, A] = {}
+    for some in places.values():
+        answers.update(zip(some, await run([batch[place] for place in some]), strict=True))
+    return [answers[place] for place in range(len(batch))]
 
 
 class Batcher(Generic[Q, A]):

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from starlette.types import ASGIApp
 
 from serve.access import ADMIN_TOKENS, TOKENS, Tokens
 from serve.api import make_app
-from serve.batching import Batcher
+from serve.batching import Batcher, by_group
 from serve.encoding import Encoders, Encoding, Here, Picture
+from serve.host import Host, problem_of
 from serve.library import Library
 from serve.looking import Column, Row, Searcher, Wish
 from serve.measures import Measures
@@ -26,6 +26,7 @@ from serve.service import Service
 from serve.settings import ServiceSettings
 from serve.watching import Watcher
 from serve.whole import Whole
+from ucdr_ray.errors import UserError
 from ucdr_ray.index.search import Index
 
 _LOADING_S = 600  # that taking up a version may take
@@ -68,8 +69,12 @@ class Ingress:
         """Take up the version in use, in this copy."""
         return await self._service.refresh()
 
+    async def take_up(self) -> str | None:
+        """See `serve.host.Host`."""
+        return await problem_of(self.refresh())
+
     async def _reload_all(self) -> str:
-        await self._own.broadcast("refresh").results_async(timeout_s=_LOADING_S)
+        await _taken_up(self._own)
         return await self.refresh()
 
 
@@ -88,10 +93,17 @@ class RemotePart:
         return await _again(lambda: self._handle.row.remote(version, id_, domain))
 
     async def refresh(self) -> None:
-        await self._handle.broadcast("refresh").results_async(timeout_s=_LOADING_S)
+        await _taken_up(self._handle)
 
     async def version(self) -> str:
         return await self._handle.version.remote()
+
+
+async def _taken_up(handle: DeploymentHandle) -> None:
+    """The version in use, by every copy. Raises UserError where one can't."""
+    for problem in await handle.broadcast("take_up").results_async(timeout_s=_LOADING_S):
+        if problem is not None:
+            raise UserError(problem)
 
 
 async def _again(call: Any) -> Any:
@@ -101,34 +113,20 @@ async def _again(call: Any) -> Any:
         return await call()
 
 
-class EncoderHost:
+class EncoderHost(Host):
     """Encodes pictures for every ingress."""
 
     def __init__(self, path: Path, watch_s: float, gpus: float, cpus: float) -> None:
         self._encoders = Encoders("cuda" if gpus else "cpu", max(1, int(cpus)))
-        self._library = Library(path, lambda manifest: [], self._encoders.of)
-        self._thread = ThreadPoolExecutor(1, "encode")
-        self._watcher = Watcher(path, watch_s, self.refresh)
+        super().__init__(path, watch_s, Library(path, lambda manifest: [], self._encoders.of))
 
     async def encode(self, version: str, pixels: np.ndarray) -> np.ndarray | None:
         """Uint8 (B, 3, S, S) to float32 (B, dim); None where this copy does not hold the version."""
-        self._watcher.start()
-        index = self._library.at(version)
-        if index is None:
-            self._watcher.hurry()
+        if (index := self.held(version)) is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._encoders.encode, index, pixels
+            self._threads, self._encoders.encode, index, pixels
         )
-
-    async def refresh(self) -> str:
-        """Take up the version in use."""
-        return await asyncio.to_thread(self._library.refresh)
-
-    async def version(self) -> str:
-        """The version in use here."""
-        self._watcher.start()
-        return self._library.newest.version
 
 
 class Apart:
@@ -142,7 +140,7 @@ class Apart:
         return await self._batcher.ask(pictures)
 
     async def prepare(self, index: Index) -> None:
-        await self._handle.broadcast("refresh").results_async(timeout_s=_LOADING_S)
+        await _taken_up(self._handle)
 
     async def missing(self) -> list[str]:
         try:
@@ -152,20 +150,12 @@ class Apart:
         return []
 
     async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
-        found: dict[int, np.ndarray | Exception] = {}
-        for version in {picture.index.version for picture in batch}:
-            numbers = [number for number, picture in enumerate(batch) if picture.index.version == version]
-            pixels = np.stack([batch[number].pixels for number in numbers])
-            end = min(batch[number].deadline for number in numbers)
-            vectors = await self._encoded(version, pixels, end)
-            found.update(
-                (number, no_version(version) if vectors is None else vectors[place])
-                for place, number in enumerate(numbers)
-            )
-        return [found[number] for number in range(len(batch))]
+        return await by_group(batch, lambda picture: picture.index.version, self._of_one_version)
 
-    async def _encoded(self, version: str, pixels: np.ndarray, end: float) -> np.ndarray | None:
+    async def _of_one_version(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
         loop = asyncio.get_running_loop()
+        version, pixels = batch[0].index.version, np.stack([picture.pixels for picture in batch])
+        end = min(picture.deadline for picture in batch)  # they came within a batch's time of each other
         while loop.time() < end:
             try:
                 vectors = await asyncio.wait_for(
@@ -174,6 +164,6 @@ class Apart:
             except (RayActorError, BackPressureError, TimeoutError):
                 raise Refusal(503, "the encoder does not answer; try again later", 1) from None
             if vectors is not None:
-                return vectors
+                return list(vectors)
             await asyncio.sleep(0.05)
-        return None
+        return [no_version(version)] * len(batch)

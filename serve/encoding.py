@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from serve.batching import Batcher
+from serve.batching import Batcher, by_group
 from ucdr_ray.index.search import Index
 from ucdr_ray.models.encoder import Encoder
 
@@ -84,16 +84,13 @@ class Here:
         return []
 
     async def _run(self, batch: list[Picture]) -> list[np.ndarray]:
-        loop = asyncio.get_running_loop()
-        found: dict[int, np.ndarray] = {}
-        for fingerprint in {picture.index.manifest.model.fingerprint for picture in batch}:
-            numbers = [
-                number
-                for number, picture in enumerate(batch)
-                if picture.index.manifest.model.fingerprint == fingerprint
-            ]
-            pixels = np.stack([batch[number].pixels for number in numbers])
-            index = batch[numbers[0]].index
-            vectors = await loop.run_in_executor(self._thread, self.encoders.encode, index, pixels)
-            found.update(zip(numbers, vectors, strict=True))
-        return [found[number] for number in range(len(batch))]
+        return await by_group(
+            batch, lambda picture: picture.index.manifest.model.fingerprint, self._by_one_encoder
+        )
+
+    async def _by_one_encoder(self, batch: list[Picture]) -> list[np.ndarray]:
+        pixels = np.stack([picture.pixels for picture in batch])
+        vectors = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self.encoders.encode, batch[0].index, pixels
+        )
+        return list(vectors)

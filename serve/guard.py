@@ -20,6 +20,7 @@ _PAGE = "/page/"
 _SEARCHES = {"/v1/search", "/v1/search:batch"}
 _ROUTES = {*_OPEN, *_SEARCHES, "/v1/index", "/v1/examples", "/v1/admin/reload", "/metrics"}
 _IMAGES = "/v1/images/"
+_PICTURES = 4  # times as many thumbnails under way as searches: a page asks for dozens, and each costs little
 _ADMIN = "/v1/admin/"
 
 # A page of ours needs nothing from elsewhere, and nothing of ours belongs into a page from elsewhere.
@@ -48,6 +49,7 @@ class Guard:
         self._admin = admin
         self._measures = measures
         self._under_way = 0
+        self._pictures = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,13 +69,16 @@ class Guard:
                 ]
             await send(message)
 
-        counted = path in _SEARCHES
+        counted, picture = path in _SEARCHES, path.startswith(_IMAGES)
         self._under_way += counted
+        self._pictures += picture
         self._measures.under_way(self._under_way)
         try:
             headers = dict(scope["headers"])
             self._allowed(path, headers)
-            if counted and self._under_way > self._settings.queue:
+            if (counted and self._under_way > self._settings.queue) or (
+                picture and self._pictures > _PICTURES * self._settings.queue
+            ):
                 raise Refusal(
                     429, f"this copy already answers {self._settings.queue} requests; try again later", 1
                 )
@@ -91,6 +96,7 @@ class Guard:
                 await refused(Refusal(500, "an error inside; the log names it"))(scope, receive, answer)
         finally:
             self._under_way -= counted
+            self._pictures -= picture
             self._measures.under_way(self._under_way)
             self._measures.request(_route(path), status)
 

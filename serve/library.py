@@ -68,6 +68,7 @@ class Library:
         index = Index.open(self.path, version, self._only)
         for name in index.manifest.domains:
             index.domain(name)
+        index.find("")  # ids are sorted at the first look-up, which nobody should wait for
         if self._prepare is not None:
             self._prepare(index)
         return index

@@ -7,30 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
+from serve.host import Host
 from serve.library import Library
 from serve.looking import Column, Row, Wish, look, pack, row_of
-from serve.watching import Watcher
 from ucdr_ray.index.search import Index
 
 
-class PartHost:
+class PartHost(Host):
     """What `serve.router.Part` calls."""
 
     def __init__(self, path: Path, number: int, parts: int, watch_s: float, threads: int = 1) -> None:
         """Load the shards of part ``number`` of ``parts``."""
-        self._library = Library(path, lambda manifest: manifest.part(number, parts))
-        self._threads = ThreadPoolExecutor(threads, "search")
+        library = Library(path, lambda manifest: manifest.part(number, parts))
+        super().__init__(path, watch_s, library, threads)
         self._beside = ThreadPoolExecutor(1, "beside")
-        self._watcher = Watcher(path, watch_s, self.refresh)
 
     async def search(
         self, version: str, vectors: np.ndarray, wishes: Sequence[Wish]
     ) -> list[dict[str, Column]] | None:
         """See `serve.router.Part`."""
-        self._watcher.start()
-        index = self._library.at(version)
-        if index is None:
-            self._watcher.hurry()
+        if (index := self.held(version)) is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, _packed, index, vectors, wishes
@@ -42,25 +38,11 @@ class PartHost:
         Raises:
             LookupError: this copy does not hold the version.
         """
-        index = self._library.at(version)
-        if index is None:
-            self._watcher.hurry()
+        if (index := self.held(version)) is None:
             raise LookupError(f"version {version} is not here")
-        there = domain is None or domain in index.manifest.domains
-        return (
-            await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)
-            if there
-            else None
-        )
-
-    async def refresh(self) -> str:
-        """Take up the version in use."""
-        return await asyncio.to_thread(self._library.refresh)
-
-    async def version(self) -> str:
-        """The version in use here."""
-        self._watcher.start()
-        return self._library.newest.version
+        if domain is not None and domain not in index.manifest.domains:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._beside, row_of, index, id_, domain)
 
 
 def _packed(index: Index, vectors: np.ndarray, wishes: Sequence[Wish]) -> list[dict[str, Column]]:

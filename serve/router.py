@@ -4,14 +4,13 @@ Cost of a batch: one call for each part that has shards of the domains asked, wh
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from serve.batching import Batcher
+from serve.batching import Batcher, by_group
 from serve.library import Library
 from serve.looking import Column, Looked, Question, Row, Wish, merged
 from serve.refusal import Refusal, no_version
@@ -21,7 +20,7 @@ from ucdr_ray.index.search import Index
 _MOST = 128  # questions of one call
 _KINDS = 256  # of sets of parts that are asked together
 _AT_ONCE = 4  # batches under way, while none is slow
-_MARGIN_S = 0.01  # of the deadline, left for merging and answering
+_MARGIN_S = 0.02  # of the deadline, left for merging and answering
 _HELD_S = 0.05  # after which a batch does not keep others from starting: a slow part must not stop the rest
 _AGAIN_S = 0.05  # between questions for a version that a part is still loading
 
@@ -38,7 +37,7 @@ class Part(Protocol):
         """An image, if it is in this part."""
 
     async def refresh(self) -> None:
-        """Take up the version in use, in every copy."""
+        """Take up the version in use, in every copy. Raises UserError where one finds it damaged."""
 
     async def version(self) -> str:
         """The version in use in one of the copies."""
@@ -127,19 +126,13 @@ class Router:
         return self._holders[index.version]
 
     async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
-        versions: dict[str, list[int]] = defaultdict(list)
-        for number, question in enumerate(batch):
-            versions[question.index.version].append(number)
-        found: dict[int, Looked | Exception] = {}
-        for numbers in versions.values():
-            some = [batch[number] for number in numbers]
-            found.update(zip(numbers, await self._from_one_version(some), strict=True))
-        return [found[number] for number in range(len(batch))]
+        return await by_group(batch, lambda question: question.index.version, self._from_one_version)
 
     async def _from_one_version(self, batch: list[Question]) -> Sequence[Looked | Exception]:
         """Answers from the version asked for or, where a part has it not yet or no more, another of the same model."""
         wanted = batch[0].index
         asked = {domain for question in batch for domain in question.wish.domains}
+        # They came while one batch was at work: the first one's deadline cuts the others' short by no more than that.
         end = min(question.deadline for question in batch)
         while True:
             others = (index for index in self._library.held if index.version != wanted.version)

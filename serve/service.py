@@ -25,6 +25,7 @@ from ucdr_ray.index.merge import Hit, merge
 from ucdr_ray.index.search import Index, unit_rows
 
 _MOST_HITS = 100_000  # of one call
+_GRACE_S = 0.05  # beyond the deadline: what parts have answered by then is merged, rather than thrown away
 
 
 @dataclass
@@ -67,6 +68,11 @@ class Service:
         self._reload_all = reload_all or self.refresh
         self._decoding = ThreadPoolExecutor(max(1, int(settings.replicas.cpus)) + 1, "decode")
 
+    @property
+    def dim(self) -> int:
+        """Of the vectors that may be asked with."""
+        return self._searcher.newest.manifest.dim
+
     def clock(self) -> Clock:
         """Started now."""
         return Clock(asyncio.get_running_loop().time() + self._settings.deadline_ms / 1e3)
@@ -104,7 +110,7 @@ class Service:
         if len({one.index.version for one in looked}) > 1:
             raise Refusal(503, "a new version is being taken up; try again", 1)
         fewest = min(looked, key=lambda one: one.answered)
-        results = [_found(one, wish, query.min_score) for one in looked]
+        results = await asyncio.to_thread(lambda: [_found(one, wish, query.min_score) for one in looked])
         return {"results": results} | self._rests(fewest, wish, clock)
 
     async def image(self, id_: str, domain: str | None, clock: Clock) -> bytes:
@@ -234,10 +240,10 @@ class Service:
 
 
 class _InTime:
-    """`asyncio.timeout_at` whose end is a Refusal."""
+    """`asyncio.timeout_at` the deadline, whose end is a Refusal."""
 
     def __init__(self, clock: Clock, deadline_ms: float) -> None:
-        self._timeout = asyncio.timeout_at(clock.deadline)
+        self._timeout = asyncio.timeout_at(clock.deadline + _GRACE_S)
         self._deadline_ms = deadline_ms
 
     async def __aenter__(self) -> None:

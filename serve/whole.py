@@ -1,14 +1,13 @@
 """The whole index in the process that answers: one hop, nothing to merge."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from serve.batching import Batcher
+from serve.batching import Batcher, by_group
 from serve.library import Library
 from serve.looking import Looked, Question, Row, look, row_of
 from ucdr_ray.index.search import Index
@@ -49,19 +48,14 @@ class Whole:
         return []
 
     async def _run(self, batch: list[Question]) -> list[Looked]:
+        return await by_group(batch, lambda question: question.index.version, self._from_one_version)
+
+    async def _from_one_version(self, batch: list[Question]) -> list[Looked]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _looked, batch)
 
 
 def _looked(batch: list[Question]) -> list[Looked]:
-    versions: dict[str, list[int]] = defaultdict(list)
-    for number, question in enumerate(batch):
-        versions[question.index.version].append(number)
-    answers: dict[int, Looked] = {}
-    for numbers in versions.values():
-        index = batch[numbers[0]].index
-        vectors = np.stack([batch[number].vector for number in numbers])
-        wishes = [batch[number].wish for number in numbers]
-        for number, found in zip(numbers, look(index, vectors, wishes), strict=True):
-            shards = sum(index.shards[domain] for domain in batch[number].wish.domains)
-            answers[number] = Looked(index, found, shards, shards)
-    return [answers[number] for number in range(len(batch))]
+    index, wishes = batch[0].index, [question.wish for question in batch]
+    found = look(index, np.stack([question.vector for question in batch]), wishes)
+    shards = [sum(index.shards[domain] for domain in wish.domains) for wish in wishes]
+    return [Looked(index, one, count, count) for one, count in zip(found, shards, strict=True)]

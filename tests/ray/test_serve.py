@@ -15,7 +15,7 @@ import pytest
 
 from tests.tiny import make_catalog, make_embeddings, picture
 from ucdr_ray.index.build import build
-from ucdr_ray.index.change import delete
+from ucdr_ray.index.change import delete, rollback
 from ucdr_ray.index.search import Index
 
 ADMIN = "a-token-for-the-admin"
@@ -159,6 +159,12 @@ def test_a_part_that_is_killed_costs_no_answer(world):
                         break
                 else:
                     pytest.fail("the part did not come back")
+            used, now = truth[0]["index_version"], delete(index, [truth[0]["hits"][0]["id"]])
+            next(now.folder.rglob("deleted.parquet")).write_bytes(b"")
+            told = client.post("/v1/admin/reload", headers={"authorization": f"Bearer {ADMIN}"})
+            assert told.status_code == 409 and "deleted.parquet does not match" in told.json()["error"]
+            assert client.post("/v1/search", json=bodies[0]).json()["index_version"] == used
+            rollback(index)
         assert {status for _, status, _ in clients.answers} == {200}
         whole = [answer for _, _, answer in clients.answers if not answer["partial"]]
         for answer in whole:
