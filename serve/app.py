@@ -15,6 +15,7 @@ from serve.part import PartHost
 from serve.settings import Replicas, ServiceSettings
 from ucdr_ray.errors import UserError
 from ucdr_ray.index.manifest import Manifest
+from ucdr_ray.index.plan import held
 from ucdr_ray.index.versions import current, read_manifest
 
 _UNDER_WAY = 64  # calls that a part or the encoder takes in at a time; each carries many questions
@@ -58,7 +59,7 @@ def parts_of(settings: ServiceSettings, manifest: Manifest) -> int:
     Raises:
         UserError: `parts` is given for the shape that has none.
     """
-    size = manifest.totals.bytes
+    size = held(manifest)
     if settings.shape == "whole" or (
         settings.shape == "auto" and settings.parts is None and size <= settings.memory
     ):

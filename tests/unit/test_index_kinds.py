@@ -10,9 +10,10 @@ from tests.tiny import make_catalog, make_embeddings
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import JobError, UserError
+from ucdr_ray.index import kinds
 from ucdr_ray.index.build import build
 from ucdr_ray.index.kinds import APPROXIMATE, Effort
-from ucdr_ray.index.plan import choose, estimates, expected_recalls
+from ucdr_ray.index.plan import ROW_BYTES, choose, estimates, expected_recalls, held
 from ucdr_ray.index.search import Index
 from ucdr_ray.index.source import Embedded
 
@@ -115,26 +116,28 @@ def test_the_plan_takes_the_smallest_that_reaches_the_recall_and_refuses_what_ca
     rows = {name: np.arange(count) for name, count in COUNTS.items()}
     recalls = expected_recalls(source, rows, 256)
     assert recalls["exact"] == 1 and recalls["ivf-sq8"] >= 0.99 and recalls["ivf-pq"] > 0.8
-    found = {estimate.kind: estimate for estimate in estimates([10**6], 256, 80, recalls)}
+    found = {estimate.kind: estimate for estimate in estimates([10**6], 256, recalls)}
     assert found["ivf-pq"].memory < found["ivf-sq8"].memory < found["ivf-flat"].memory < found["hnsw"].memory
-    assert found["exact"].memory == 10**6 * (4 * 256 + 80)
+    assert found["binary"].memory < found["ivf-pq"].memory
+    assert found["exact"].memory == 10**6 * (4 * 256 + ROW_BYTES)
     every = list(found.values())
     assert choose(every, None, 0.8, 10**6).kind == "ivf-pq"
     assert choose(every, None, 0.8, 10_000).kind == "exact"
     assert choose(every, found["ivf-sq8"].memory, 0.99, 10**6).kind in ("ivf-pq", "ivf-sq8")
-    with pytest.raises(UserError, match=r"--memory 1 MB with --recall 0.97: nothing fits \(exact 1,104 MB"):
+    with pytest.raises(UserError, match=r"--memory 1 MB with --recall 0.97: nothing fits \(exact 1,120 MB"):
         choose(every, 10**6, 0.97, 10**6)
 
 
 def test_the_estimate_is_what_the_files_take(made, index):
     shards = [entry.rows for entry in index.manifest.shards]
-    every = estimates(shards, 256, 0, dict.fromkeys((*APPROXIMATE, "exact"), 1.0))
+    every = estimates(shards, 256, dict.fromkeys((*APPROXIMATE, "exact"), 1.0))
     (stated,) = [estimate for estimate in every if estimate.kind == index.manifest.kind]
     real = sum(
         entry.vectors.bytes + (entry.approximate.bytes if entry.approximate else 0)
         for entry in index.manifest.shards
     )
-    assert stated.disk == pytest.approx(real, rel=0.05)
+    assert stated.disk - ROW_BYTES * sum(shards) == pytest.approx(real, rel=0.05)
+    assert held(index.manifest) == pytest.approx(stated.memory, rel=0.05)
 
 
 @pytest.mark.parametrize("place", [0, 40, 200, -1])
@@ -159,3 +162,29 @@ def test_folders_of_an_index(index):
         "shards/painting-00000/vectors.faiss",
     } <= names
     assert not list(index.folder.rglob(".*"))
+
+
+def test_hash_codes_lose_nothing_as_signs(tmp_path):
+    """Their cosine is 1 - 2 h / d, where h of d bits differ."""
+    catalog = make_catalog(tmp_path / "catalog", {"photo": 1500, "sketch": 20}, side=4)
+
+    def code(id_: str) -> np.ndarray:
+        return np.sign(np.random.default_rng(int(id_, 16)).normal(size=256))
+
+    embeddings = make_embeddings(tmp_path / "embeddings", catalog, code)
+    index = build(embeddings, catalog, tmp_path / "index", "binary", recall=1.0)
+    queries = embeddings.vectors("sketch")
+    for found, truth in zip(index.search(queries, ["photo"]), index.search(queries, ["photo"], exact=True)):
+        assert [hit.score for hit in found.hits] == [hit.score for hit in truth.hits]
+    assert {pair.recall for pair in index.manifest.recalls} == {1.0}
+    (shard,) = index.manifest.shards_of("photo")
+    assert (shard.approximate.fetch, shard.approximate.bytes) == (1, pytest.approx(1500 * 256 / 8, abs=100))
+
+
+def test_signs_need_not_fill_bytes():
+    rows = np.sign(np.random.default_rng(0).normal(size=(200, 12))).astype(np.float32)
+    index = kinds.untaught("binary", 12)
+    kinds.add(index, rows)
+    found = kinds.candidates("binary", index, rows[:20], 5, effort=1)
+    best = -np.sort(-(rows[:20] @ rows.T), axis=1)[:, :5]
+    assert np.array_equal(np.take_along_axis(rows[:20] @ rows.T, found, axis=1), best)

@@ -11,8 +11,8 @@ from ucdr_ray.errors import UserError
 if TYPE_CHECKING:
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.embeddings import Embeddings
-    from ucdr_ray.index.auto import Plan
     from ucdr_ray.index.manifest import Manifest
+    from ucdr_ray.index.plan import Plan
     from ucdr_ray.index.search import Index
 
 app = typer.Typer(help="Build, change, verify and list the versions of a search index.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def build(
     ],
     catalog: CatalogOption = None,
     kind: Annotated[
-        Literal["auto", "exact", "ivf-flat", "ivf-sq8", "ivf-pq", "hnsw"],
+        Literal["auto", "exact", "ivf-flat", "ivf-sq8", "ivf-pq", "hnsw", "binary"],
         typer.Option(
             help="How shards of 1,000 images and more are searched. exact compares with all; the others find "
             "candidates faster, which are then scored exactly. auto: exact up to 20,000 images a shard, else the "
@@ -68,9 +68,9 @@ def build(
     Example: ucdr index build embeddings/pacs --out index/pacs --memory 2GB --recall 0.98
     """
     from ucdr_ray.cluster.index_shards import write_shards
-    from ucdr_ray.index.auto import plan
     from ucdr_ray.index.build import ROWS_PER_SHARD
     from ucdr_ray.index.build import build as run
+    from ucdr_ray.index.plan import plan
     from ucdr_ray.index.source import Embedded
     from ucdr_ray.progress import progress
 
@@ -136,7 +136,8 @@ def _tell(plan: "Plan") -> None:
     if not plan.compared:
         estimate = plan.chosen
         typer.echo(
-            f"{estimate.kind}: {megabytes(estimate.memory)} of memory, {megabytes(estimate.disk)} of disk",
+            f"{estimate.kind}: {megabytes(estimate.memory)} of memory, {megabytes(estimate.disk)} of disk, "
+            "thumbnails not counted",
             err=True,
         )
 

@@ -15,6 +15,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import UserError
 from ucdr_ray.index.build import ROWS_PER_SHARD, cut
+from ucdr_ray.index.kinds import UNTAUGHT
 from ucdr_ray.index.learn import drawn, learnt, rows_of
 from ucdr_ray.index.manifest import Deleted, Manifest, Origin, ShardEntry
 from ucdr_ray.index.publish import Draft, locked, publish, writing
@@ -175,7 +176,7 @@ def _new(base: Index, embeddings: Embeddings, domain: str) -> np.ndarray:
 @contextmanager
 def _with_cells(base: Index, tasks: list[ShardTask], folder: Path) -> Iterator[list[ShardTask]]:
     """Tasks with the cells of the index's largest shortcut; where it has none, with cells learnt from the new rows."""
-    shortcuts = [entry for entry in base.manifest.shards if entry.approximate and entry.kind != "hnsw"]
+    shortcuts = [entry for entry in base.manifest.shards if entry.approximate and entry.kind not in UNTAUGHT]
     if not shortcuts:
         with learnt(tasks, folder) as ready:
             yield ready

@@ -9,6 +9,9 @@ on one domain alone lead the queries of another astray.
 | ivf-sq8  | a byte a number: d N bytes                     | the same                       |
 | ivf-pq   | half a byte for two numbers: d N / 4 bytes     | the same, by table look-up     |
 | hnsw     | a graph of about 270 bytes a row               | what a walk to the query meets |
+| binary   | a bit a number, its sign: d N / 8 bytes        | all rows, by differing bits    |
+
+Hash codes, which are the signs of what a model says, lose nothing as "binary"; other features mostly do.
 """
 
 from pathlib import Path
@@ -19,12 +22,13 @@ import numpy as np
 
 from ucdr_ray.errors import UserError
 
-ApproximateKind = Literal["ivf-flat", "ivf-sq8", "ivf-pq", "hnsw"]
+ApproximateKind = Literal["ivf-flat", "ivf-sq8", "ivf-pq", "hnsw", "binary"]
 Kind = Literal["exact"] | ApproximateKind
 APPROXIMATE: tuple[ApproximateKind, ...] = get_args(ApproximateKind)
 SMALLEST = 1_000  # rows; below, comparing with all of them is as fast
 K = 10  # recall is asked for, and measured, of as many rows
-FETCHES = {"ivf-flat": (1,), "hnsw": (1,), "ivf-sq8": (2, 8), "ivf-pq": (4, 16, 64)}
+FETCHES = {"ivf-flat": (1,), "hnsw": (1,), "ivf-sq8": (2, 8), "ivf-pq": (4, 16, 64), "binary": (1, 4, 16, 64)}
+UNTAUGHT = ("hnsw", "binary")  # have nothing to learn before they are filled
 
 _LINKS = 32  # of a row in the graph; FAISS's own choice
 _EFFORT_OF_BUILDING = 80
@@ -44,15 +48,20 @@ def cells(rows: int) -> int:
     return int(min(2 ** round(np.log2(4 * np.sqrt(rows))), max(1, rows // _FEWEST_PER_CELL)))
 
 
-def graph(dim: int) -> faiss.Index:
-    """An empty index of kind "hnsw", which has nothing to learn before it is filled."""
+AnyIndex = faiss.Index | faiss.IndexBinary
+
+
+def untaught(kind: ApproximateKind, dim: int) -> AnyIndex:
+    """An empty index of a kind that has nothing to learn."""
+    if kind == "binary":
+        return faiss.IndexBinaryFlat(_bits(dim))
     index = faiss.IndexHNSWFlat(dim, _LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _EFFORT_OF_BUILDING
     return index
 
 
 def learnt(kind: ApproximateKind, dim: int, count: int, sample: np.ndarray) -> faiss.Index:
-    """An empty index of any other kind.
+    """An empty index of any other kind, with cells and codes.
 
     Args:
         count: cells.
@@ -70,6 +79,48 @@ def sample_size(count: int) -> int:
     return max(count * _ROWS_PER_CELL, 4096)
 
 
+def add(index: AnyIndex, rows: np.ndarray) -> None:
+    """Put float32 (n, dim) unit rows behind those that are there."""
+    index.add(_signs(rows) if isinstance(index, faiss.IndexBinary) else rows)
+
+
+def candidates(
+    kind: ApproximateKind,
+    index: AnyIndex,
+    queries: np.ndarray,
+    fetch: int,
+    effort: int,
+    only: faiss.IDSelector | None = None,
+) -> np.ndarray:
+    """The rows that look nearest to float32 (Q, dim) unit rows: int64 (Q, fetch), -1 where there are no more.
+
+    What is special to a search goes with it: the index itself is never changed.
+
+    Args:
+        only: rows that may be found; all without it.
+    """
+    if kind == "binary":
+        asked, queries = faiss.SearchParameters(), _signs(queries)
+    elif kind == "hnsw":
+        asked = faiss.SearchParametersHNSW()
+        asked.efSearch = max(effort, fetch)
+    else:
+        asked = faiss.SearchParametersIVF()
+        asked.nprobe = effort
+    if only is not None:
+        asked.sel = only
+    return np.asarray(index.search(queries, fetch, params=asked)[1])
+
+
+def _bits(dim: int) -> int:
+    """Of a code: whole bytes."""
+    return (dim + 7) // 8 * 8
+
+
+def _signs(rows: np.ndarray) -> np.ndarray:
+    return np.packbits(rows > 0, axis=1)
+
+
 def emptied(path: Path) -> faiss.Index:
     """What `learnt` made, or a shard was searched with, without its rows."""
     index = faiss.read_index(str(path))
@@ -77,14 +128,17 @@ def emptied(path: Path) -> faiss.Index:
     return index
 
 
-def write(index: faiss.Index, path: Path) -> None:
+def write(index: AnyIndex, path: Path) -> None:
     """To a file. A graph's goes without its vectors, which the shard has already."""
+    if isinstance(index, faiss.IndexBinary):
+        faiss.write_index_binary(index, str(path))
+        return
     faiss.write_index(
         index, str(path), faiss.IO_FLAG_SKIP_STORAGE if isinstance(index, faiss.IndexHNSW) else 0
     )
 
 
-def read(path: Path, kind: ApproximateKind, vectors: faiss.IndexFlatIP) -> faiss.Index:
+def read(path: Path, kind: ApproximateKind, vectors: faiss.IndexFlatIP) -> AnyIndex:
     """An index of the rows in ``vectors``, which must outlive it, from a file whose checksum was verified.
 
     Raises:
@@ -95,37 +149,22 @@ def read(path: Path, kind: ApproximateKind, vectors: faiss.IndexFlatIP) -> faiss
         "ivf-sq8": faiss.IndexIVFScalarQuantizer,
         "ivf-pq": faiss.IndexIVFPQFastScan,
         "hnsw": faiss.IndexHNSWFlat,
+        "binary": faiss.IndexBinaryFlat,
     }
     try:
-        index = faiss.read_index(str(path))
+        index = (faiss.read_index_binary if kind == "binary" else faiss.read_index)(str(path))
     except RuntimeError:
         raise UserError(f"bad index shard {path}: not a FAISS index") from None
-    if not isinstance(index, types[kind]) or (index.ntotal, index.d) != (vectors.ntotal, vectors.d):
+    dim = _bits(vectors.d) if kind == "binary" else vectors.d
+    if not isinstance(index, types[kind]) or (index.ntotal, index.d) != (vectors.ntotal, dim):
         raise UserError(f"bad index shard {path}: not an {kind} index of {vectors.ntotal} × {vectors.d}")
     if kind == "hnsw":
         index.own_fields, index.storage = False, vectors
     return index
 
 
-def parameters(
-    kind: ApproximateKind, effort: int, fetch: int, only: faiss.IDSelector | None
-) -> faiss.SearchParameters:
-    """What goes with a query: the index itself is never changed by a search.
-
-    Args:
-        fetch: rows asked for.
-        only: those that may be found; all without it.
-    """
-    made = faiss.SearchParametersHNSW() if kind == "hnsw" else faiss.SearchParametersIVF()
-    if kind == "hnsw":
-        made.efSearch = max(effort, fetch)
-    else:
-        made.nprobe = effort
-    if only is not None:
-        made.sel = only
-    return made
-
-
-def most_effort(kind: ApproximateKind, index: faiss.Index) -> int:
-    """From where more effort changes nothing (cells), or is not worth it (a walk)."""
+def most_effort(kind: ApproximateKind, index: AnyIndex) -> int:
+    """From where more effort changes nothing (cells, codes), or is not worth it (a walk)."""
+    if kind == "binary":
+        return 1
     return int(min(index.ntotal, 4096) if kind == "hnsw" else index.nlist)

@@ -16,7 +16,9 @@ from ucdr_ray.index.write_shard import ShardTask
 @contextmanager
 def learnt(tasks: list[ShardTask], folder: Path) -> Iterator[list[ShardTask]]:
     """The same tasks with what they need for their shortcuts, below ``folder`` until the block ends."""
-    counts = {task.name: kinds.cells(len(task.slots)) for task in tasks if task.kind not in (None, "hnsw")}
+    counts = {
+        task.name: kinds.cells(len(task.slots)) for task in tasks if task.kind not in (None, *kinds.UNTAUGHT)
+    }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".learnt-") as scratch:
         files = {count: Path(scratch) / f"{count}.faiss" for count in set(counts.values())}
         if files:

@@ -1,22 +1,28 @@
-"""Which kind of shortcut an index should have: what each takes of memory, and what it is likely to find."""
+"""Which kind of shortcut an index should have: what each takes of memory, and what it is likely to find.
+
+Decided before anything is written, and told.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 
+from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import UserError
 from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import APPROXIMATE, FETCHES, ApproximateKind, K, Kind
 from ucdr_ray.index.learn import drawn
+from ucdr_ray.index.manifest import Manifest
 from ucdr_ray.index.recall import QUERIES
-from ucdr_ray.index.source import Source
+from ucdr_ray.index.source import Embedded, Source
 
 EXACT_UP_TO = 20_000  # rows of a shard: comparing with all of them takes 2 ms at 256 dimensions
 PILOT_ROWS = 20_000
+ROW_BYTES = 32 + 8 + 8 + 48  # in memory: an id, its place in order, an offset, and a path of middling length
 # By speed at equal recall, and by memory: the smaller the codes, the more of them a processor reads in a second.
-# A graph takes ten times as long to build, and is had by name only.
+# A graph takes ten times as long to build, and signs are for hash codes: both are had by name only.
+_READS_VECTORS = ("exact", "hnsw")
 _PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
 
 
@@ -34,13 +40,64 @@ class Estimate:
     recall: float
 
 
-def estimate(kind: Kind, shard_rows: list[int], dim: int, row_bytes: float, recall: float = 1.0) -> Estimate:
-    """Of one kind.
+@dataclass(frozen=True)
+class Plan:
+    """What will be built, and what it was chosen from, if it was."""
+
+    chosen: Estimate
+    compared: list[Estimate]
+
+
+def plan(
+    embeddings: Embeddings,
+    source: Embedded,
+    kind: Kind | None,
+    memory: int | None,
+    recall: float,
+    rows_per_shard: int,
+) -> Plan:
+    """Choose, and say what it will take.
 
     Args:
-        shard_rows: of every shard.
-        row_bytes: what id and source of a row take in memory.
+        kind: the one asked for; chosen without it.
+        memory: bytes that a process which holds the index may take.
+
+    Raises:
+        UserError: nothing fits; says what each kind would take.
     """
+    rows = [
+        min(rows_per_shard, domain.rows - first)
+        for domain in embeddings.domains
+        for first in range(0, domain.rows, rows_per_shard)
+    ]
+    if kind is not None or (max(rows) <= EXACT_UP_TO and _fits(rows, embeddings.dim, memory)):
+        found = estimate(kind or "exact", rows, embeddings.dim)
+        if memory is not None and found.memory > memory:
+            raise UserError(
+                f"--memory {memory / 1e6:,.0f} MB: an index of kind {found.kind} takes {found.memory / 1e6:,.0f} MB"
+            )
+        return Plan(found, [])
+    slots = {domain.name: np.arange(domain.rows) for domain in embeddings.domains}
+    every = estimates(rows, embeddings.dim, expected_recalls(source, slots, embeddings.dim))
+    return Plan(choose(every, memory, recall, max(rows)), every)
+
+
+def _fits(rows: list[int], dim: int, memory: int | None) -> bool:
+    return memory is None or estimate("exact", rows, dim).memory <= memory
+
+
+def held(manifest: Manifest) -> int:
+    """Bytes of memory of a process that holds a whole version: of vectors, those that every search reads."""
+    return sum(
+        (entry.vectors.bytes if entry.kind in _READS_VECTORS else 0)
+        + (0 if entry.approximate is None else entry.approximate.bytes)
+        + ROW_BYTES * entry.rows
+        for entry in manifest.shards
+    )
+
+
+def estimate(kind: Kind, shard_rows: list[int], dim: int, recall: float = 1.0) -> Estimate:
+    """Of one kind, for shards of so many rows each."""
     vectors, codes = 4 * dim * sum(shard_rows), 0
     in_memory = 0
     for rows in shard_rows:
@@ -49,22 +106,25 @@ def estimate(kind: Kind, shard_rows: list[int], dim: int, row_bytes: float, reca
         else:
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
-            in_memory += shortcut + (4 * dim * rows if kind == "hnsw" else 0)
-    around = round(row_bytes * sum(shard_rows))
+            in_memory += shortcut + (4 * dim * rows if kind in _READS_VECTORS else 0)
+    around = ROW_BYTES * sum(shard_rows)
     return Estimate(kind, in_memory + around, vectors + codes + around, recall)
 
 
 def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
     if kind == "hnsw":
         return 272 * rows  # 64 links on the ground floor, one row in 32 on the next, and offsets
+    if kind == "binary":
+        return (dim + 7) // 8 * rows
     cells = kinds.cells(rows)
     number = {"ivf-flat": 4 * dim, "ivf-sq8": dim, "ivf-pq": dim / 4 if dim % 2 == 0 else dim / 2}[kind]
-    padding = 16 * cells * number if kind == "ivf-pq" else 0  # a cell's codes come in blocks of 32
-    return round((number + 8) * rows + 4 * dim * cells + padding)
+    # A cell's codes come in blocks of 32; a code book has 16 entries.
+    around = 16 * cells * number + 64 * dim if kind == "ivf-pq" else 0
+    return round((number + 8) * rows + 4 * dim * cells + around)
 
 
 def expected_recalls(source: Source, rows: Mapping[str, np.ndarray], dim: int) -> dict[Kind, float]:
-    """Of each kind whose codes may lose something: the worst recall at 10 in the largest domain, all cells searched.
+    """Of each kind, the worst recall at 10 in the largest domain, all cells searched; 1 where codes lose nothing.
 
     Measured on a sample. What a query finds among all rows, it must find among a part of them with a part of the
     candidates; so the sample is asked for as large a share of itself.
@@ -75,9 +135,12 @@ def expected_recalls(source: Source, rows: Mapping[str, np.ndarray], dim: int) -
     sample = drawn(source, rows, PILOT_ROWS)
     count = kinds.cells(len(gallery))
     found: dict[Kind, float] = {"exact": 1.0, "ivf-flat": 1.0, "hnsw": 1.0}
-    for kind in ("ivf-pq", "ivf-sq8"):
-        index = kinds.learnt(kind, dim, count, sample)
-        index.add(gallery)
+    lossy: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "binary")
+    for kind in lossy:
+        index = (
+            kinds.untaught(kind, dim) if kind in kinds.UNTAUGHT else kinds.learnt(kind, dim, count, sample)
+        )
+        kinds.add(index, gallery)
         found[kind] = min(
             _pilot(index, kind, gallery, drawn(source, {name: slots}, QUERIES), share)
             for name, slots in rows.items()
@@ -86,12 +149,11 @@ def expected_recalls(source: Source, rows: Mapping[str, np.ndarray], dim: int) -
 
 
 def _pilot(
-    index: faiss.Index, kind: ApproximateKind, gallery: np.ndarray, queries: np.ndarray, share: float
+    index: kinds.AnyIndex, kind: ApproximateKind, gallery: np.ndarray, queries: np.ndarray, share: float
 ) -> float:
     wanted = max(1, round(K * share))
     fetch = max(wanted, round(K * FETCHES[kind][-1] * share))
-    asked = kinds.parameters(kind, index.nlist, fetch, None)
-    _, rows = index.search(queries, fetch, params=asked)
+    rows = kinds.candidates(kind, index, queries, fetch, kinds.most_effort(kind, index))
     truth = -np.sort(-(queries @ gallery.T), axis=1)[:, wanted - 1 : wanted]
     scores = np.einsum("qd,qfd->qf", queries, gallery[rows])
     return float(np.minimum((scores >= truth - 1e-6).sum(axis=1) / wanted, 1).mean())
@@ -118,9 +180,7 @@ def choose(estimates: list[Estimate], memory: int | None, recall: float, largest
     raise UserError(f"--memory {(memory or 0) / 1e6:,.0f} MB with --recall {recall:g}: nothing fits ({told})")
 
 
-def estimates(
-    shard_rows: list[int], dim: int, row_bytes: float, recalls: Mapping[Kind, float]
-) -> list[Estimate]:
+def estimates(shard_rows: list[int], dim: int, recalls: Mapping[Kind, float]) -> list[Estimate]:
     """Of every kind."""
     every: tuple[Kind, ...] = ("exact", *APPROXIMATE)
-    return [estimate(kind, shard_rows, dim, row_bytes, recalls[kind]) for kind in every]
+    return [estimate(kind, shard_rows, dim, recalls[kind]) for kind in every]

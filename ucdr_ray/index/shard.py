@@ -115,8 +115,8 @@ class Shard:
         assert self.entry.approximate is not None
         # With fewer candidates than the effort was chosen with, recall would be less than stated.
         fetch = min(max(k, kinds.K) * effort.fetch, self.entry.live)
-        asked = kinds.parameters(self.entry.approximate.kind, effort.effort, fetch, self._only)
-        _, found = self._approximate.search(queries, fetch, params=asked)
+        kind = self.entry.approximate.kind
+        found = kinds.candidates(kind, self._approximate, queries, fetch, effort.effort, self._only)
         answers = []
         at_once = max(1, _PRODUCTS // (fetch * self._flat.d))
         for start in range(0, len(queries), at_once):

@@ -89,7 +89,7 @@ class Built:
     manifest: Manifest
 
     def batches(self, domain: str, slots: np.ndarray) -> Iterator[Rows]:
-        for shard in OpenDomain(self.folder, self.manifest, domain).shards:
+        for shard in self._opened(domain, slots).shards:
             here = _inside(slots, shard.entry.first_slot, shard.entry.rows)
             for start in range(0, len(here), _AT_ONCE):
                 some = here[start : start + _AT_ONCE]
@@ -99,7 +99,14 @@ class Built:
                 yield Rows(ids, shard.vectors(some), sources, thumbnails)
 
     def vectors(self, domain: str, slots: np.ndarray) -> np.ndarray:
-        return OpenDomain(self.folder, self.manifest, domain).vectors(slots)
+        return self._opened(domain, slots).vectors(slots)
+
+    def _opened(self, domain: str, slots: np.ndarray) -> OpenDomain:
+        """With those shards alone that hold some of the slots: each is written from few of them."""
+        entries = self.manifest.shards_of(domain)
+        ends = np.cumsum([entry.rows for entry in entries])
+        needed = np.unique(np.searchsorted(ends, slots, side="right"))
+        return OpenDomain(self.folder, self.manifest, domain, [entries[place] for place in needed.tolist()])
 
 
 def check_catalog(embeddings: Embeddings, catalog: Catalog) -> None:

@@ -65,7 +65,7 @@ def write_shard(task: ShardTask, advance: Advance = lambda rows: None) -> ShardE
     flat = faiss.IndexFlatIP(task.dim)
     shortcut = None
     if task.kind is not None:
-        shortcut = kinds.graph(task.dim) if task.learnt is None else kinds.emptied(task.learnt)
+        shortcut = kinds.untaught(task.kind, task.dim) if task.learnt is None else kinds.emptied(task.learnt)
     write_metadata(folder / "metadata.parquet", _metadata(task, _filling(task, flat, shortcut, advance)))
     faiss.write_index(flat, str(folder / "vectors.faiss"))
     entry = ShardEntry(
@@ -85,13 +85,13 @@ def write_shard(task: ShardTask, advance: Advance = lambda rows: None) -> ShardE
 
 
 def _filling(
-    task: ShardTask, flat: faiss.Index, shortcut: faiss.Index | None, advance: Advance
+    task: ShardTask, flat: faiss.Index, shortcut: kinds.AnyIndex | None, advance: Advance
 ) -> Iterator[Rows]:
     """The source's rows, once the indexes have them."""
     for rows in task.source.batches(task.domain, task.slots):
         flat.add(rows.vectors)
         if shortcut is not None:
-            shortcut.add(rows.vectors)
+            kinds.add(shortcut, rows.vectors)
         yield rows
         advance(len(rows.ids))
 
