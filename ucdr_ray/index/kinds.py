@@ -15,7 +15,7 @@ Hash codes, which are the signs of what a model says, lose nothing as "binary"; 
 """
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import faiss
 import numpy as np
@@ -48,7 +48,7 @@ def cells(rows: int) -> int:
     return int(min(2 ** round(np.log2(4 * np.sqrt(rows))), max(1, rows // _FEWEST_PER_CELL)))
 
 
-AnyIndex = faiss.Index | faiss.IndexBinary
+AnyIndex: TypeAlias = faiss.Index | faiss.IndexBinary
 
 
 def untaught(kind: ApproximateKind, dim: int) -> AnyIndex:
