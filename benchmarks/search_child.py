@@ -1,0 +1,74 @@
+"""One index in a process of its own: what it takes to open it, in seconds and memory, and to search it."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+QUERIES = 300
+
+
+def in_a_process(index: Path) -> dict[str, float]:
+    """``open_s``, ``bytes`` and ``query_ms``: median, one query in all domains, one thread."""
+    said = subprocess.run([sys.executable, __file__, index], check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(said.stdout.splitlines()[-1])
+    return figures
+
+
+def memory(kind: str) -> int:
+    """Of this process: its own, and the vectors' pages where every search reads them all."""
+    own = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    size = next(int(line.split()[1]) for line in own if line.startswith("Anonymous:"))
+    if kind in ("exact", "hnsw"):
+        mapped = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if not line.split()[0].endswith(":"):
+                mapped = line.endswith("vectors.faiss")
+            elif mapped and line.startswith("Rss:"):
+                size += int(line.split()[1])
+    return 1024 * size
+
+
+def main(path: Path) -> None:
+    from ucdr_ray.index.search import Index
+    from ucdr_ray.index.shard import one_thread
+
+    one_thread()
+    manifest = Index.open(path).manifest  # with it, all that is imported and allocated once
+    rng = np.random.default_rng(2)
+    before = memory(manifest.kind)
+    start = time.perf_counter()
+    index = Index.open(path)
+    for name in manifest.domains:
+        index.domain(name)
+    index.find("")  # as the service does: ids are sorted
+    opened = time.perf_counter() - start
+    rows = {name: index.domain(name).live()[0] for name in manifest.domains}
+    queries = np.concatenate(
+        [index.domain(name).vectors(rng.choice(some, 50)) for name, some in rows.items()]
+    )
+    queries += rng.normal(size=queries.shape, scale=0.1 / queries.shape[1] ** 0.5).astype(np.float32)
+    del rows
+    index.search(queries, k=10)
+    times = []
+    for query in queries[:QUERIES]:
+        start = time.perf_counter()
+        index.search(query[None], k=10)
+        times.append(time.perf_counter() - start)
+    print(
+        json.dumps(
+            {
+                "open_s": opened,
+                "bytes": memory(manifest.kind) - before,
+                "query_ms": 1e3 * statistics.median(times),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,195 @@
+"""Search in one domain of many: its own shard, or an index of all rows and a filter."""
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import faiss
+import numpy as np
+from made_index import write_embeddings
+from rich.console import Console
+from rich.table import Table
+
+from ucdr_ray.catalog import Catalog
+from ucdr_ray.embeddings import Embeddings
+from ucdr_ray.index import kinds
+from ucdr_ray.index.build import build
+from ucdr_ray.index.kinds import ApproximateKind, K
+from ucdr_ray.index.search import Index
+
+RECALL = 0.95
+QUERIES = 30  # of each domain in each
+KINDS: tuple[ApproximateKind, ...] = ("ivf-flat", "ivf-pq")
+Search = Callable[
+    [np.ndarray, str], np.ndarray
+]  # a query and a domain to the scores of what was found, descending
+
+
+def filtered(
+    vectors: dict[str, np.ndarray], work: Path, peers: Path | None, console: Console
+) -> dict[str, float]:
+    """Queries a second that each way answers at a recall of 0.95; the rivals get the kind that suits them best."""
+    names = sorted(vectors)
+    flat = np.concatenate([vectors[name] for name in names])
+    ends = np.cumsum([len(vectors[name]) for name in names]).tolist()
+    ranges = {name: (end - len(vectors[name]), end) for name, end in zip(names, ends, strict=True)}
+    pairs = questions(vectors)
+    speeds: dict[str, dict[str, float]] = {"shards": {}, "selector": {}, "postfilter": {}}
+    for kind in KINDS:
+        own = Index.open(made(work / f"by-domain-{kind}", vectors, kind))
+        speeds["shards"][kind] = rate(partial(scores_of, own), pairs)
+        one = Index.open(made(work / f"of-all-{kind}", {"all": flat}, kind))
+        rival = Rival(one, kind, ranges)
+        speeds["selector"][kind] = fastest(rival.selected, rival.efforts(), pairs)
+        speeds["postfilter"][kind] = fastest(rival.filtered, rival.efforts(deeper=True), pairs)
+    table = Table("kind", *speeds, title=f"{len(flat):,} rows, one domain of {len(names)}, queries a second")
+    for kind in KINDS:
+        table.add_row(kind, *(f"{speeds[way][kind]:,.0f}" for way in speeds))
+    best = {way: max(rates.values()) for way, rates in speeds.items()}
+    found = {
+        f"filter.{way}.{kind}.qps": rate for way, rates in speeds.items() for kind, rate in rates.items()
+    }
+    found["filter_vs_postfilter"] = best["shards"] / best["postfilter"]
+    found["filter_vs_idselector"] = best["shards"] / best["selector"]
+    if peers is not None:
+        found["filter.qdrant.qps"] = qdrant(peers, flat, ranges, pairs, work)
+        table.caption = f"Qdrant's local mode, exact: {found['filter.qdrant.qps']:.1f}"
+    console.print(table)
+    console.print(
+        f"shards: {found['filter_vs_postfilter']:.1f} × post-filtering, "
+        f"{found['filter_vs_idselector']:.1f} × FAISS's IDSelector"
+    )
+    return found
+
+
+def questions(vectors: dict[str, np.ndarray]) -> list[tuple[np.ndarray, str, float]]:
+    """Queries near rows of each domain, the domain to search, and the score of the tenth row there."""
+    rng, pairs = np.random.default_rng(1), []
+    for rows in vectors.values():
+        for gallery, there in vectors.items():
+            near = rows[rng.choice(len(rows), QUERIES, replace=False)]
+            near += rng.normal(size=near.shape, scale=0.1 / near.shape[1] ** 0.5).astype(np.float32)
+            queries = near / np.linalg.norm(near, axis=1, keepdims=True)
+            tenth = -np.partition(-(queries @ there.T), K - 1, axis=1)[:, K - 1]
+            pairs += [(query, gallery, float(score)) for query, score in zip(queries, tenth, strict=True)]
+    order = rng.permutation(len(pairs))
+    return [pairs[place] for place in order]
+
+
+def made(out: Path, vectors: dict[str, np.ndarray], kind: ApproximateKind) -> Path:
+    """An index of these rows, kept from an earlier time if it was."""
+    if not (out / "index" / "CURRENT").exists():
+        embeddings, catalog = (
+            write_embeddings(out, vectors)
+            if not (out / "embeddings" / "manifest.json").exists()
+            else (Embeddings.open(out / "embeddings"), Catalog.open(out / "catalog"))
+        )
+        build(embeddings, catalog, out / "index", kind, recall=RECALL)
+    return out / "index"
+
+
+def scores_of(index: Index, query: np.ndarray, name: str) -> np.ndarray:
+    """Ours, with all that an answer has: ids, sources, order."""
+    return np.array([hit.score for hit in index.domain(name).search(query[None], K)[0]])
+
+
+class Rival:
+    """One index of all rows. Candidates are scored by their vectors, as ours are; it need not say their ids."""
+
+    def __init__(self, index: Index, kind: ApproximateKind, ranges: dict[str, tuple[int, int]]) -> None:
+        (entry,) = index.manifest.shards
+        assert entry.approximate is not None
+        flat = faiss.read_index(str(index.folder / entry.vectors.file), faiss.IO_FLAG_MMAP_IFC)
+        self._vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+        self._flat, self._kind = flat, kind
+        self._index = kinds.read(index.folder / entry.approximate.file, kind, flat)
+        self._ranges = ranges
+
+    def efforts(self, deeper: bool = False) -> list[tuple[int, int]]:
+        """Cells and candidates to try, the least work first."""
+        cells = [2**n for n in range(20) if 2**n <= self._index.nlist]
+        fetches = [K * fetch for fetch in kinds.FETCHES[self._kind]]
+        if deeper:
+            fetches = [K * 4**n for n in range(1, 8)]
+        return sorted(
+            ((effort, fetch) for effort in cells for fetch in fetches), key=lambda both: both[0] * both[1]
+        )
+
+    def selected(self, effort: int, fetch: int, query: np.ndarray, name: str) -> np.ndarray:
+        """FAISS looks at the domain's rows alone."""
+        rows = kinds.candidates(
+            self._kind, self._index, query[None], fetch, effort, faiss.IDSelectorRange(*self._ranges[name])
+        )[0]
+        return self._best(query, rows)
+
+    def filtered(self, effort: int, fetch: int, query: np.ndarray, name: str) -> np.ndarray:
+        """More are fetched, and those of the domain kept."""
+        rows = kinds.candidates(self._kind, self._index, query[None], fetch, effort)[0]
+        first, end = self._ranges[name]
+        return self._best(query, rows[(rows >= first) & (rows < end)])
+
+    def _best(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = self._vectors[rows[rows >= 0]] @ query
+        return -np.sort(-scores)[:K]
+
+
+def recall(search: Search, pairs: list[tuple[np.ndarray, str, float]]) -> float:
+    """Mean share of the exact top 10 that is found."""
+    return statistics.mean(
+        float((search(query, name) >= tenth - 1e-5).sum()) / K for query, name, tenth in pairs
+    )
+
+
+def rate(search: Search, pairs: list[tuple[np.ndarray, str, float]]) -> float:
+    """Queries a second, median of three rounds, at a recall that was seen."""
+    assert recall(search, pairs) >= RECALL
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for query, name, _ in pairs:
+            search(query, name)
+        took.append(time.perf_counter() - start)
+    return len(pairs) / statistics.median(took)
+
+
+def fastest(
+    search: Callable[[int, int, np.ndarray, str], np.ndarray],
+    efforts: list[tuple[int, int]],
+    pairs: list[tuple[np.ndarray, str, float]],
+) -> float:
+    """The rate of the quickest of the efforts that reach the recall; none is known beforehand, so all are tried."""
+    reached: list[tuple[float, tuple[int, int]]] = []
+    for effort in efforts:
+        start = time.perf_counter()
+        if recall(partial(search, *effort), pairs[:200]) >= RECALL:
+            reached.append((time.perf_counter() - start, effort))
+    for _, effort in sorted(reached):
+        if recall(partial(search, *effort), pairs) >= RECALL:
+            return rate(partial(search, *effort), pairs)
+    raise RuntimeError("no effort reaches the recall")
+
+
+def qdrant(
+    peers: Path,
+    flat: np.ndarray,
+    ranges: dict[str, tuple[int, int]],
+    pairs: list[tuple[np.ndarray, str, float]],
+    work: Path,
+) -> float:
+    """Queries a second of Qdrant's local mode with a filter on the domain, which compares with every row."""
+    np.save(work / "rows.npy", flat)
+    some = pairs[:60]
+    np.save(work / "queries.npy", np.stack([query for query, _, _ in some]))
+    (work / "ranges.json").write_text(json.dumps(ranges))
+    (work / "names.json").write_text(json.dumps([name for _, name, _ in some]))
+    said = subprocess.run(
+        [peers, Path(__file__).with_name("search_peers.py"), "qdrant", work],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return float(json.loads(said.stdout.splitlines()[-1])["qps"])
