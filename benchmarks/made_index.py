@@ -20,6 +20,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import CatalogRef, DomainVectors, Embeddings, ModelRef, Part
 from ucdr_ray.embeddings_writer import publish, write_part
 from ucdr_ray.files import write_json
+from ucdr_ray.index.build import build
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.nearest import Nearest, scores_of
 from ucdr_ray.neighbors.search import Rows, search
@@ -70,6 +71,13 @@ def real_rows(folders: list[Path], count: int, seed: int = 0) -> dict[str, np.nd
 
 def _share(count: int, parts: int, number: int) -> int:
     return count * (number + 1) // parts - count * number // parts
+
+
+def small_index(work: Path) -> Path:
+    """An index of a few rows, which takes what any does."""
+    if not (work / "index" / "CURRENT").exists():
+        build(*write_embeddings(work, made_rows(100, 2)), work / "index")
+    return work / "index"
 
 
 def write_embeddings(folder: Path, rows: dict[str, np.ndarray]) -> tuple[Embeddings, Catalog]:

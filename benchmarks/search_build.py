@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from made_index import write_embeddings
+from made_index import small_index, write_embeddings
 from rich.console import Console
 from rich.table import Table
 from search_child import in_a_process
@@ -90,7 +90,9 @@ def estimates_beside_truth(vectors: dict[str, np.ndarray], work: Path, console: 
     """Memory of a process that opened an index and was asked, without what it took before."""
     some = {name: rows[: MEASURED // len(vectors)] for name, rows in vectors.items()}
     embeddings, catalog = write_embeddings(work, some)
-    table = Table("kind", "estimate, MB", "measured, MB", "error", title=f"{MEASURED:,} rows, memory")
+    count = sum(map(len, some.values()))
+    small = small_index(work / "small")
+    table = Table("kind", "estimate, MB", "measured, MB", "error", title=f"{count:,} rows, memory")
     found: dict[str, float] = {}
     worst = 0.0
     every: tuple[Kind, ...] = ("exact", *APPROXIMATE)
@@ -99,7 +101,7 @@ def estimates_beside_truth(vectors: dict[str, np.ndarray], work: Path, console: 
         if not (index / "CURRENT").exists():
             build(embeddings, catalog, index, kind, recall=0.01 if kind == "binary" else 0.95)
         stated = estimate(kind, [len(rows) for rows in some.values()], embeddings.dim).memory
-        real = in_a_process(index)["bytes"]
+        real = in_a_process(index, small)["bytes"]
         worst = max(worst, abs(stated / real - 1))
         table.add_row(kind, f"{stated / 1e6:.1f}", f"{real / 1e6:.1f}", f"{stated / real - 1:+.1%}")
         found |= {f"memory.{kind}.estimate": float(stated), f"memory.{kind}.measured": real}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from made_index import DIM, made_rows, write_embeddings
+from made_index import DIM, made_rows, small_index, write_embeddings
 from rich.console import Console
 from rich.table import Table
 from search_child import in_a_process
@@ -30,7 +30,7 @@ def growth(sizes: Sequence[int], work: Path, console: Console) -> dict[str, floa
         "rows", "opened, s", "memory, MB", "ms a query", title=f"{KIND}, recall {RECALL}, all domains"
     )
     found: dict[str, float] = {}
-    rows = []
+    rows, small = [], small_index(work / "small")
     for size in sizes:
         folder = work / str(size)
         if not (folder / "index" / "CURRENT").exists():
@@ -38,7 +38,7 @@ def growth(sizes: Sequence[int], work: Path, console: Console) -> dict[str, floa
             build(embeddings, catalog, folder / "index", KIND, recall=RECALL)
             for done in ("embeddings", "catalog"):  # as large as the index
                 shutil.rmtree(folder / done)
-        figures = in_a_process(folder / "index")
+        figures = in_a_process(folder / "index", small)
         rows.append((size, figures["query_ms"], figures["bytes"]))
         found |= {f"growth.{size}.{name}": value for name, value in figures.items()}
         table.add_row(

@@ -24,7 +24,9 @@ SCHEMA = pa.schema(
 
 def write_metadata(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     """Write batches of SCHEMA, in slot order, with row groups small enough for single thumbnails."""
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    with pq.ParquetWriter(
+        path, SCHEMA, write_statistics=False
+    ) as writer:  # half of a footer, which stays in memory
         for batch in batches:
             writer.write_batch(batch, row_group_size=ROWS_PER_GROUP)
 
@@ -50,11 +52,11 @@ class Metadata:
                 f"bad index metadata {path}: does not hold slots {wanted[0]} to {wanted[-1]} of {domain}"
             )
         self.first_slot = first_slot
-        self.ids = np.array(table["id"].to_pylist(), dtype=np.bytes_)  # by row, as FAISS counts
-        # Read by hand: Arrow's own `take` costs more than the search for them.
-        _, ends, text = table["source"].cast(pa.large_string()).combine_chunks().buffers()
-        self._source_ends = np.frombuffer(ends, np.int64)
-        self._source_text = memoryview(text) if text is not None else memoryview(b"")
+        self.ids = _fixed(table["id"])  # by row, as FAISS counts
+        self._source_ends, text = _buffers(table["source"])
+        self._source_text = memoryview(text)  # which slices without copying
+        del table
+        pa.default_memory_pool().release_unused()  # what reading took
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._group_ends = np.cumsum(sizes)
 
@@ -91,3 +93,21 @@ class Metadata:
             first = int(self._group_ends[group]) - len(column)
             found += column.take(pa.array(rows[groups == group] - first)).to_pylist()
         return found
+
+
+def _buffers(column: pa.ChunkedArray) -> tuple[np.ndarray, bytes]:
+    """Where each string ends, int64 (n + 1,), and all the text. Arrow's own `take` costs more than a search does.
+
+    Copies: what stays in Arrow's pool keeps much else from being given back.
+    """
+    _, ends, text = column.cast(pa.large_string()).combine_chunks().buffers()
+    return np.frombuffer(ends, np.int64).copy(), text.to_pybytes() if text is not None else b""
+
+
+def _fixed(column: pa.ChunkedArray) -> np.ndarray:
+    """Bytes (n,), as wide as the longest."""
+    ends, text = _buffers(column)
+    lengths = np.unique(np.diff(ends))
+    if len(lengths) == 1 and lengths[0] > 0:  # as those of catalogs are: as they lie there
+        return np.frombuffer(text, f"S{lengths[0]}", count=len(ends) - 1, offset=int(ends[0]))
+    return np.array(column.to_pylist(), dtype=np.bytes_)
