@@ -133,6 +133,17 @@ def test_rolling_back_and_forth(world, copy):
     assert current(copy) == second
 
 
+def test_what_a_killed_writer_left_is_cleared_away(world, copy):
+    """Killed while it wrote files, while it published, and just before its version was put in use."""
+    first = current(copy)
+    for folder in (".build-x", ".2-0123456789ab.x.tmp"):
+        (copy / "versions" / folder / "shards").mkdir(parents=True)
+    (copy / ".CURRENT.x.tmp").write_text("2-0123456789ab\n")
+    index = delete(copy, world.embeddings.ids("photo").to_pylist()[:1])
+    assert {path.name for path in copy.iterdir()} - {".lock"} == {"CURRENT", "versions"}
+    assert {path.name for path in (copy / "versions").iterdir()} == {first, index.version}
+
+
 def test_vectors_of_another_model_are_not_added(world, copy, tmp_path, monkeypatch):
     import tests.tiny
 

@@ -63,6 +63,14 @@ def test_any_bit_of_the_small_files_counts(copy):
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"", b"\n\n"])
+def test_another_end_of_line_is_damage_too(copy, end):
+    path = copy / "CURRENT"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n") + end)
+    with pytest.raises(UserError, match="CURRENT names no version"):
+        Index.open(copy)
+
+
 def test_a_missing_file_is_named(copy):
     for path in files_of(copy):
         hidden = path.rename(copy / "hidden")

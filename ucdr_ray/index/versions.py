@@ -49,7 +49,7 @@ def current(index: Path) -> str:
     """
     path = index / "CURRENT"
     try:
-        text = path.read_text(encoding="ascii")
+        text = path.read_bytes().decode("ascii")  # as text, other ends of lines would pass for this one
     except FileNotFoundError:
         raise UserError(f"no index at {index}: {path} is missing (make one with: ucdr index build)") from None
     except (OSError, UnicodeDecodeError):
@@ -79,6 +79,8 @@ def read_manifest(index: Path, name: str) -> Manifest:
 
 
 def clear_unfinished(index: Path) -> None:
-    """Remove what killed builds left; only under the index's lock."""
+    """Remove what killed writers left; only under the index's lock."""
     for path in (index / "versions").glob(".*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in index.glob(".CURRENT.*.tmp"):
+        path.unlink()
