@@ -1,4 +1,4 @@
-"""The long form of the fault tests: 20 kills of each job, 1,000 mutants of an image and of an index."""
+"""The long form of the fault tests: 20 kills of each job, 1,000 mutants of an image."""
 
 import json
 import os
@@ -22,9 +22,7 @@ from tests.tiny import make_catalog, make_embeddings
 from tests.training import tensors, train_alone
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.engine import Metrics
-from ucdr_ray.errors import UserError
 from ucdr_ray.images import Reject, decode
-from ucdr_ray.index.build import build
 from ucdr_ray.index.search import Index
 
 pytestmark = pytest.mark.campaign
@@ -58,27 +56,6 @@ def test_a_mutant_of_an_image_is_pixels_or_a_reason(kind: str, tell: Callable[..
         except Reject:
             rejected += 1
     tell(f"mutants of a {kind}", tried=MUTANTS, rejected=rejected)
-
-
-def test_a_mutant_of_an_index_is_refused_or_harmless(tmp_path: Path, tell: Callable[..., None]) -> None:
-    catalog = make_catalog(tmp_path / "catalog", {"photo": 40, "sketch": 23})
-    embeddings = make_embeddings(tmp_path / "embeddings", catalog)
-    out = tmp_path / "index"
-    build(embeddings, catalog, out, rows_per_shard=9)
-    query = embeddings.vectors("sketch")[:3]
-    answer = [found.hits for found in Index.open(out).search(query)]
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
-    chance, refused = random.Random(0), 0
-    for _ in range(MUTANTS):
-        file = chance.choice(files)
-        whole = file.read_bytes()
-        file.write_bytes(mutant(whole, chance))
-        try:
-            assert [found.hits for found in Index.open(out).search(query)] == answer
-        except UserError:
-            refused += 1
-        file.write_bytes(whole)
-    tell("mutants of an index", tried=MUTANTS, refused=refused)
 
 
 def test_a_training_survives_twenty_kills(tmp_path: Path, tell: Callable[..., None]) -> None:
