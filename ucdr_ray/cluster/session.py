@@ -38,6 +38,7 @@ def start_ray(
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not joining:
             settings |= {
+                "address": "local",  # not one that `ray start` left here
                 "num_cpus": num_cpus or max(_SMALLEST, os.cpu_count() or 1),
                 "object_store_memory": object_store_memory,
                 "include_dashboard": False,
