@@ -59,6 +59,9 @@ def test_the_rayservice_is_a_rayservice():
         assert (
             environment["RAY_SERVE_ENABLE_HA_PROXY"] == environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
         )
+        assert "empty-response" in environment["RAY_SERVE_HAPROXY_RETRY_ON"]
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in group["template"]["spec"]["volumes"]}
-    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in groups[1:])
+    for group in groups[1:]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert group["maxReplicas"] == group["replicas"] or cluster["enableInTreeAutoscaling"] is True
