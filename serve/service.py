@@ -25,7 +25,7 @@ from ucdr_ray.index.merge import Hit, merge
 from ucdr_ray.index.search import Index, unit_rows
 
 _MOST_HITS = 100_000  # of one call
-_GRACE_S = 0.05  # beyond the deadline: what parts have answered by then is merged, rather than thrown away
+_GRACE_S = 0.04  # beyond the deadline: what parts have answered by then is merged, rather than thrown away
 
 
 @dataclass
