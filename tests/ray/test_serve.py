@@ -4,22 +4,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.served import ADMIN, UCDR, Clients, replicas, served
 from tests.tiny import make_catalog, make_embeddings, picture
 from ucdr_ray.index.build import build
 from ucdr_ray.index.change import delete, rollback
 from ucdr_ray.index.search import Index
-
-ADMIN = "a-token-for-the-admin"
-UCDR = Path(sys.executable).with_name("ucdr")
 
 
 @pytest.fixture(scope="module")
@@ -29,75 +23,6 @@ def world(tmp_path_factory):
     embeddings = make_embeddings(root / "embeddings", catalog)
     build(embeddings, catalog, root / "index", rows_per_shard=16)
     return embeddings, root / "index"
-
-
-@contextmanager
-def served(index, *options):
-    """Address and process id of `ucdr serve`."""
-    environment = os.environ | {"UCDR_SERVE_ADMIN_TOKENS": ADMIN, "PYTHONUNBUFFERED": "1"}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        [UCDR, "serve", index, "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        line = process.stdout.readline()
-        assert " at http://127.0.0.1:" in line, line + process.stderr.read()
-        yield line.split(" at ")[1].split()[0], process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-
-
-def parent(pid):
-    return int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def replicas(service, deployment):
-    """Process ids of the copies of a deployment: children of the raylet that `ucdr serve` started."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if (
-                command.startswith(f"ray::ServeReplica:ucdr:{deployment}")
-                and parent(parent(folder.name)) == service
-            ):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-class Clients:
-    """A closed loop of some clients in threads; what they got."""
-
-    def __init__(self, address, bodies, count=4):
-        self.answers = []
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._loop, args=(address, bodies, n)) for n in range(count)]
-
-    def _loop(self, address, bodies, number):
-        with httpx.Client(base_url=address, timeout=30) as client:
-            while not self._done.is_set():
-                response = client.post("/v1/search", json=bodies[number % len(bodies)])
-                self.answers.append((time.monotonic(), response.status_code, response.json()))
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def test_the_whole_index_is_served_and_changes_under_load(world, tmp_path):
@@ -117,7 +42,7 @@ def test_the_whole_index_is_served_and_changes_under_load(world, tmp_path):
             assert client.get("/").headers["content-type"].startswith("text/html")
             assert client.post("/v1/search", json=body, headers={"host": "evil.example"}).status_code == 400
             assert client.post("/v1/admin/reload").status_code == 401
-            with Clients(address, [body]) as clients:
+            with Clients(address, [{"json": body}]) as clients:
                 expected = {first.index_version: [hit.id for hit in first.hits]}
                 for _ in range(2):
                     time.sleep(0.5)
@@ -127,7 +52,7 @@ def test_the_whole_index_is_served_and_changes_under_load(world, tmp_path):
                     reloaded = client.post("/v1/admin/reload", headers={"authorization": f"Bearer {ADMIN}"})
                     assert reloaded.json() == {"index_version": now.version}
                 time.sleep(0.5)
-        assert {status for _, status, _ in clients.answers} == {200}
+        assert clients.statuses == {200}
         seen = {answer["index_version"] for _, _, answer in clients.answers}
         assert seen == set(expected)
         for _, _, answer in clients.answers:
@@ -143,7 +68,7 @@ def test_a_part_that_is_killed_costs_no_answer(world):
             truth = [client.post("/v1/search", json=body).json() for body in bodies]
             wanted = Index.open(index).search(vectors[0][None], k=64, exact=True)[0]
             assert [hit["source"] for hit in truth[0]["hits"]] == [hit.source for hit in wanted.hits]
-            with Clients(address, bodies) as clients:
+            with Clients(address, [{"json": body} for body in bodies]) as clients:
                 time.sleep(1)
                 [victim] = replicas(service, "part-1")
                 os.kill(victim, signal.SIGKILL)
@@ -165,7 +90,7 @@ def test_a_part_that_is_killed_costs_no_answer(world):
             assert told.status_code == 409 and "deleted.parquet does not match" in told.json()["error"]
             assert client.post("/v1/search", json=bodies[0]).json()["index_version"] == used
             rollback(index)
-        assert {status for _, status, _ in clients.answers} == {200}
+        assert clients.statuses == {200}
         whole = [answer for _, _, answer in clients.answers if not answer["partial"]]
         for answer in whole:
             assert answer["hits"] in [one["hits"] for one in truth]
