@@ -7,8 +7,8 @@
 * binary: hash codes of 64 bits, against comparing the same codes as float numbers.
 * growth: latency and memory of one process with 100,000 to 3,000,000 rows.
 
-Rows are of `--features` (folders of `ucdr embed`, 256 dimensions), else made; see `made_index.py`. The peers run in an
-environment of their own:
+Rows of the first three are of `--features` (folders of `ucdr embed`, 256 dimensions), else made; see `made_index.py`.
+The peers run in an environment of their own:
 
     python -m venv peers && peers/bin/pip install autofaiss qdrant-client
     python benchmarks/search.py --features embeddings --peers peers/bin/python --json search.json
@@ -47,7 +47,7 @@ def main(
     one_thread()
     found: dict[str, float] = {"rows": rows}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = work or Path(scratch)
+        folder = (work or Path(scratch)) / f"{'real' if features else 'made'}-{rows}"
         if {"filter", "build", "memory"} & set(chosen):
             vectors = real_rows(features, rows) if features else made_rows(rows, DOMAINS)
         if "filter" in chosen:

@@ -41,12 +41,13 @@ def memory(kind: str) -> int:
 def main(path: Path, small: Path) -> None:
     from ucdr_ray.index.search import Index
     from ucdr_ray.index.shard import one_thread
+    from ucdr_ray.index.versions import current, read_manifest
 
     one_thread()
     warm = Index.open(small)
     warm.search(np.eye(warm.manifest.dim, dtype=np.float32), k=10)
     warm.find("")
-    manifest = Index.open(path).manifest
+    manifest = read_manifest(path, current(path))
     rng = np.random.default_rng(2)
     before = memory(manifest.kind)
     start = time.perf_counter()

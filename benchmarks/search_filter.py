@@ -112,10 +112,10 @@ class Rival:
 
     def efforts(self, deeper: bool = False) -> list[tuple[int, int]]:
         """Cells and candidates to try, the least work first."""
-        cells = [2**n for n in range(20) if 2**n <= self._index.nlist]
+        cells = sorted({n for n in (round(1.25**n) for n in range(60)) if n <= self._index.nlist})
         fetches = [K * fetch for fetch in kinds.FETCHES[self._kind]]
         if deeper:
-            fetches = [K * 4**n for n in range(1, 7)]
+            fetches = [K * 2**n for n in range(2, 14)]
         return sorted(
             ((effort, fetch) for effort in cells for fetch in fetches), key=lambda both: both[0] * both[1]
         )
@@ -123,7 +123,12 @@ class Rival:
     def selected(self, effort: int, fetch: int, query: np.ndarray, name: str) -> np.ndarray:
         """FAISS looks at the domain's rows alone."""
         rows = kinds.candidates(
-            self._kind, self._index, query[None], fetch, effort, faiss.IDSelectorRange(*self._ranges[name])
+            self._kind,
+            self._index,
+            query[None],
+            fetch,
+            effort,
+            faiss.IDSelectorRange(*self._ranges[name], True),
         )[0]
         return self._best(query, rows)
 
@@ -134,7 +139,10 @@ class Rival:
         return self._best(query, rows[(rows >= first) & (rows < end)])
 
     def _best(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = self._vectors[rows[rows >= 0]] @ query
+        rows = rows[rows >= 0]
+        if self._kind == "ivf-flat":  # in order already
+            rows = rows[:K]
+        scores: np.ndarray = self._vectors[rows] @ query
         return -np.sort(-scores)[:K]
 
 
@@ -168,6 +176,8 @@ def fastest(
     """
     reached: list[tuple[float, tuple[int, int]]] = []
     for effort in efforts:
+        if any(effort[0] >= cells and effort[1] >= fetch for _, (cells, fetch) in reached):
+            continue
         tried = partial(search, *effort)
         start = time.perf_counter()
         near = recall(tried, pairs[:TRIED]) >= RECALL - 0.1

@@ -14,6 +14,7 @@ from serve.refusal import Refusal
 
 _FIELDS = 16  # of a form
 _AROUND, _NUMBER = 1 << 20, 40  # bytes of JSON: around the numbers, and of each, however it is set
+_NAMES = 5_000  # each of a million unknown ones would be a fault with a message
 _FAULTS = 10_000  # that are worth looking at to name the first
 AnyMessage = TypeVar("AnyMessage", bound=BaseModel)
 
@@ -103,6 +104,8 @@ def _parsed(message: type[AnyMessage], body: bytes, numbers: int) -> AnyMessage:
     # What is parsed takes many times its bytes: no more of them than sense can be in.
     if len(body) > (most := _AROUND + _NUMBER * numbers):
         raise Refusal(413, f"the body has {len(body)} bytes; for {numbers} numbers, {most} are allowed")
+    if (names := body.count(b'"') // 2) > _NAMES:
+        raise Refusal(422, f"the body has {names} names and strings; {_NAMES} are allowed")
     try:
         return message.model_validate_json(body)
     except ValidationError as error:

@@ -10,19 +10,37 @@ from serve.refusal import Refusal
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+_HURRIED_S = 0.1
 
 
 async def by_group(
-    batch: Sequence[Q], key: Callable[[Q], Hashable], run: Callable[[list[Q]], Awaitable[Sequence[A]]]
-) -> list[A]:
-    """Answers in order, where `run` can answer only questions with the same key together."""
+    batch: Sequence[Q],
+    key: Callable[[Q], Hashable],
+    run: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]],
+) -> list[A | Exception]:
+    """Answers in order, where `run` can answer only questions with the same key together. Groups don't wait for others.
+
+    What prevents a group's answers stands in their places.
+    """
     places: dict[Hashable, list[int]] = defaultdict(list)
     for place, question in enumerate(batch):
         places[key(question)].append(place)
-    answers: dict[int, A] = {}
-    for some in places.values():
-        answers.update(zip(some, await run([batch[place] for place in some]), strict=True))
+
+    async def one(group: list[int]) -> Sequence[A | Exception]:
+        try:
+            return await run([batch[place] for place in group])
+        except Exception as error:
+            return [error] * len(group)
+
+    answers: dict[int, A | Exception] = {}
+    for group, found in zip(places.values(), await asyncio.gather(*map(one, places.values())), strict=True):
+        answers.update(zip(group, found, strict=True))
     return [answers[place] for place in range(len(batch))]
+
+
+def hurried(deadline: float) -> bool:
+    """Whether a question has too little time left to share its end with others'."""
+    return deadline - asyncio.get_running_loop().time() < _HURRIED_S
 
 
 class Batcher(Generic[Q, A]):

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from serve.access import ADMIN_TOKENS, TOKENS, Tokens
 from serve.api import make_app
-from serve.batching import Batcher, by_group
+from serve.batching import Batcher, by_group, hurried
 from serve.encoding import Encoders, Encoding, Here, Picture
 from serve.host import Host, problem_of
 from serve.library import Library
@@ -101,9 +101,14 @@ class RemotePart:
 
 async def _taken_up(handle: DeploymentHandle) -> None:
     """The version in use, by every copy. Raises UserError where one can't."""
-    for problem in await handle.broadcast("take_up").results_async(timeout_s=_LOADING_S):
-        if problem is not None:
-            raise UserError(problem)
+    answers = await handle.broadcast("take_up").results_async(timeout_s=_LOADING_S, return_exceptions=True)
+    # A copy that died must not hide what another one found.
+    for answer in answers:
+        if isinstance(answer, str):
+            raise UserError(answer)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
 
 
 async def _again(call: Any) -> Any:
@@ -150,12 +155,16 @@ class Apart:
         return []
 
     async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
-        return await by_group(batch, lambda picture: picture.index.version, self._of_one_version)
+        return await by_group(
+            batch,
+            lambda picture: (picture.index.version, hurried(picture.deadline)),
+            self._of_one_version,
+        )
 
     async def _of_one_version(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
         loop = asyncio.get_running_loop()
         version, pixels = batch[0].index.version, np.stack([picture.pixels for picture in batch])
-        end = min(picture.deadline for picture in batch)  # they came within a batch's time of each other
+        end = min(picture.deadline for picture in batch)
         while loop.time() < end:
             try:
                 vectors = await asyncio.wait_for(

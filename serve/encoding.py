@@ -83,7 +83,7 @@ class Here:
     async def missing(self) -> list[str]:
         return []
 
-    async def _run(self, batch: list[Picture]) -> list[np.ndarray]:
+    async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
         return await by_group(
             batch, lambda picture: picture.index.manifest.model.fingerprint, self._by_one_encoder
         )

@@ -55,7 +55,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = str(scope["path"])
+        path = _below(str(scope["path"]), str(scope.get("root_path", "")))
         status = 0
 
         async def answer(message: Message) -> None:
@@ -76,12 +76,12 @@ class Guard:
         try:
             headers = dict(scope["headers"])
             self._allowed(path, headers)
-            if (counted and self._under_way > self._settings.queue) or (
-                picture and self._pictures > _PICTURES * self._settings.queue
+            for here, most in (
+                (counted and self._under_way, self._settings.queue),
+                (picture and self._pictures, _PICTURES * self._settings.queue),
             ):
-                raise Refusal(
-                    429, f"this copy already answers {self._settings.queue} requests; try again later", 1
-                )
+                if here > most:
+                    raise Refusal(429, f"this copy already answers {most} requests; try again later", 1)
             await self._app(scope, self._limited(receive, headers), answer)
         except Refusal as refusal:
             if status == 0:
@@ -152,6 +152,11 @@ def refused(refusal: Refusal) -> JSONResponse:
     if refusal.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": refusal.problem}, refusal.status, headers)
+
+
+def _below(path: str, root: str) -> str:
+    """The path that the application sees, where it lies under a prefix."""
+    return path.removeprefix(root) or "/" if root and f"{path}/".startswith(f"{root}/") else path
 
 
 def _name(host: bytes) -> str:

@@ -23,6 +23,7 @@ class Wishes(Message):
             description="Search only these; all of the index without it.",
             examples=[["photo"]],
         ),
+        FailFast(),
     ] = None
     k: Annotated[
         int, Field(ge=1, description="How many images to find, in all and in each domain.", examples=[10])

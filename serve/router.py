@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from serve.batching import Batcher, by_group
+from serve.batching import Batcher, by_group, hurried
 from serve.library import Library
 from serve.looking import Column, Looked, Question, Row, Wish, merged
 from serve.refusal import Refusal, no_version
@@ -126,13 +126,16 @@ class Router:
         return self._holders[index.version]
 
     async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
-        return await by_group(batch, lambda question: question.index.version, self._from_one_version)
+        return await by_group(
+            batch,
+            lambda question: (question.index.version, hurried(question.deadline)),
+            self._from_one_version,
+        )
 
     async def _from_one_version(self, batch: list[Question]) -> Sequence[Looked | Exception]:
         """Answers from the version asked for or, where a part has it not yet or no more, another of the same model."""
         wanted = batch[0].index
         asked = {domain for question in batch for domain in question.wish.domains}
-        # They came while one batch was at work: the first one's deadline cuts the others' short by no more than that.
         end = min(question.deadline for question in batch)
         while True:
             others = (index for index in self._library.held if index.version != wanted.version)

@@ -47,7 +47,7 @@ class Whole:
     async def missing(self) -> list[str]:
         return []
 
-    async def _run(self, batch: list[Question]) -> list[Looked]:
+    async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
         return await by_group(batch, lambda question: question.index.version, self._from_one_version)
 
     async def _from_one_version(self, batch: list[Question]) -> list[Looked]:

@@ -19,7 +19,8 @@ class Record(BaseModel):
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 LARGE = 1 << 26  # bytes of a file that is not read again while it stays as it was
-_read: dict[tuple[int, ...], str] = {}  # in this process: which file, as it was then, to its checksum
+# In this process: which file, as it was then, to its checksum.
+_right: dict[tuple[int, ...], str] = {}
 
 
 class FileRecord(Record):
@@ -40,34 +41,30 @@ class FileRecord(Record):
     @classmethod
     def of(cls, root: Path, file: str, **fields: Any) -> Self:
         """The record of an existing file; ``fields`` are those that a subclass adds."""
-        return cls(file=file, bytes=(root / file).stat().st_size, sha256=_sha256(root / file), **fields)
+        return cls(file=file, bytes=(root / file).stat().st_size, sha256=sha256_file(root / file), **fields)
 
     def check(self, root: Path, what: str) -> None:
         """Hold the file against this record.
 
-        A large one that this process has read before, by whatever name, is not read again if neither its size nor its
-        time of change is another: versions of an index share such files.
+        A large one that this process found right before, by whatever name, is not read again if neither its size nor
+        its time of modification is another: versions of an index share such files.
 
         Raises:
             UserError: it is missing, unreadable, or differs in a single bit; names the file.
         """
         path = root / self.file
         try:
-            same = path.stat().st_size == self.bytes and _sha256(path) == self.sha256
+            stat = path.stat()
+            state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            same = stat.st_size == self.bytes and (
+                _right.get(state) == self.sha256 or sha256_file(path) == self.sha256
+            )
+            if same and self.bytes >= LARGE:
+                _right[state] = self.sha256
         except OSError as error:
             raise UserError(f"damaged {what}: cannot read {path}: {error.strerror}") from None
         if not same:
             raise UserError(f"damaged {what}: {path} does not match its checksum")
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    if stat.st_size < LARGE:
-        return sha256_file(path)
-    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if state not in _read:
-        _read[state] = sha256_file(path)
-    return _read[state]
 
 
 def files_under(root: Path, folder: str) -> list[FileRecord]:

@@ -154,7 +154,7 @@ def test_vectors_of_another_model_are_not_added(world, copy, tmp_path, monkeypat
         add(copy, embeddings, world.catalog)
 
 
-@pytest.mark.parametrize("kind", ["ivf-pq", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf-pq", "hnsw", "binary"])
 def test_changes_of_an_index_with_shortcuts(kind, world, tmp_path, monkeypatch, grown):
     monkeypatch.setattr(kinds, "SMALLEST", 20)
     monkeypatch.setattr("ucdr_ray.index.build.SMALLEST", 20)

@@ -13,7 +13,8 @@ from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.index import kinds
 from ucdr_ray.index.build import build
 from ucdr_ray.index.kinds import APPROXIMATE, Effort
-from ucdr_ray.index.plan import ROW_BYTES, choose, estimates, expected_recalls, held
+from ucdr_ray.index.metadata import ROW_BYTES
+from ucdr_ray.index.plan import choose, estimates, expected_recalls, held
 from ucdr_ray.index.search import Index
 from ucdr_ray.index.source import Embedded
 

@@ -15,7 +15,7 @@ def test_a_moment_without_a_processor_does_not_cost_the_other_parts_answer(world
         await asyncio.sleep(30)
 
     async def stalled(questions):
-        asyncio.get_running_loop().call_at(questions[0].deadline - 0.015, time.sleep, 0.02)
+        asyncio.get_running_loop().call_at(questions[0].deadline - 0.025, time.sleep, 0.03)
         return await search(questions)
 
     site.parts[1].before = asleep

@@ -1,7 +1,9 @@
 """What is far too much costs the service little, whatever it is."""
 
+import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.serving import Site, ask
@@ -43,3 +45,44 @@ def test_many_unknown_names_are_refused_with_one_line(site, length):
     asked = {f"name-{number}": 1 for number in range(length // 15)}
     response = ask(site, "/v1/search", json=asked)
     assert response.status_code == 422 and len(response.content) < 300
+
+
+def test_thumbnails_have_a_bound_of_their_own(world):
+    """A page asks for dozens; searches are not kept waiting by them."""
+    site = Site(world.index, queue=2)
+    row = site.searcher.row
+
+    async def slow(*asked):
+        await asyncio.sleep(0.2)
+        return await row(*asked)
+
+    site.searcher.row = slow
+    path = f"/v1/images/{world.embeddings.ids('photo')[0]}"
+
+    async def many():
+        async with site.client() as client:
+            thumbnails = asyncio.gather(*(client.get(path) for _ in range(10)))
+            await asyncio.sleep(0.05)
+            vector = world.embeddings.vectors("photo")[7].tolist()
+            return await client.post("/v1/search", json={"vector": vector}), await thumbnails
+
+    search, thumbnails = asyncio.run(many())
+    assert search.status_code == 200
+    assert sorted(response.status_code for response in thumbnails) == [200] * 8 + [429] * 2
+    assert "already answers 8 requests" in next(r for r in thumbnails if r.status_code == 429).text
+
+
+def test_rights_and_bounds_hold_under_a_prefix_too(world):
+    """Behind `serve run --route-prefix /x` an application sees /x before every path."""
+    site = Site(world.index, tokens=("reader",), admin=("boss",))
+
+    async def once(path, token):
+        transport = httpx.ASGITransport(site.app, root_path="/x")
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post(path, headers={"authorization": f"Bearer {token}"})
+
+    for path in ("/x/v1/admin/reload", "/v1/admin/reload"):
+        assert asyncio.run(once(path, "reader")).status_code == 401
+        assert asyncio.run(once(path, "boss")).status_code == 200
+    assert asyncio.run(once("/x/healthz", "nobody")).status_code == 405
+    assert asyncio.run(once("/xv1/index", "nobody")).status_code == 401

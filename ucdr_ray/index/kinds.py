@@ -28,6 +28,7 @@ APPROXIMATE: tuple[ApproximateKind, ...] = get_args(ApproximateKind)
 SMALLEST = 1_000  # rows; below, comparing with all of them is as fast
 K = 10  # recall is asked for, and measured, of as many rows
 FETCHES = {"ivf-flat": (1,), "hnsw": (1,), "ivf-sq8": (2, 8), "ivf-pq": (4, 16, 64), "binary": (1, 4, 16, 64)}
+READS_VECTORS = ("exact", "hnsw")  # all of them, in time; the others only those of candidates
 UNTAUGHT = ("hnsw", "binary")  # have nothing to learn before they are filled
 
 _LINKS = 32  # of a row in the graph; FAISS's own choice

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.embeddings import ModelRef
-from ucdr_ray.index.kinds import ApproximateKind, Kind
+from ucdr_ray.index.kinds import READS_VECTORS, ApproximateKind, Kind
+from ucdr_ray.index.metadata import ROW_BYTES
 from ucdr_ray.records import FileRecord, Record, Sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +61,12 @@ class ShardEntry(Record):
     def bytes(self) -> int:
         """Of all its files."""
         return sum(file.bytes for file in self.files)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a process that holds it: of vectors, where every search reads them."""
+        vectors = self.vectors.bytes if self.kind in READS_VECTORS else 0
+        return vectors + (self.approximate.bytes if self.approximate else 0) + ROW_BYTES * self.rows
 
     @property
     def kind(self) -> str:
@@ -150,13 +157,13 @@ class Manifest(Record):
         )
 
     def part(self, number: int, parts: int) -> list[ShardEntry]:
-        """The shards of one of several groups of nearly the same size in bytes, some of which may be empty."""
+        """The shards of one of several groups that take nearly the same memory, some of which may be empty."""
         groups: list[list[ShardEntry]] = [[] for _ in range(parts)]
         sizes = [0] * parts
-        for entry in sorted(self.shards, key=lambda entry: (-entry.bytes, entry.domain, entry.first_slot)):
+        for entry in sorted(self.shards, key=lambda entry: (-entry.memory, entry.domain, entry.first_slot)):
             least = sizes.index(min(sizes))
             groups[least].append(entry)
-            sizes[least] += entry.bytes
+            sizes[least] += entry.memory
         return groups[number]
 
     def rows_of(self, domain: str) -> int:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ucdr_ray.errors import UserError
 
 ROWS_PER_GROUP = 256  # one thumbnail costs the reading of one row group
+ROW_BYTES = 32 + 8 + 8 + 48  # in memory: an id, its place in order, an offset, and a path of middling length
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

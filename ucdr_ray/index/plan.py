@@ -14,15 +14,14 @@ from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import APPROXIMATE, FETCHES, ApproximateKind, K, Kind
 from ucdr_ray.index.learn import drawn
 from ucdr_ray.index.manifest import Manifest
+from ucdr_ray.index.metadata import ROW_BYTES
 from ucdr_ray.index.recall import QUERIES
 from ucdr_ray.index.source import Embedded, Source
 
 EXACT_UP_TO = 20_000  # rows of a shard: comparing with all of them takes 2 ms at 256 dimensions
 PILOT_ROWS = 20_000
-ROW_BYTES = 32 + 8 + 8 + 48  # in memory: an id, its place in order, an offset, and a path of middling length
 # By speed at equal recall, and by memory: the smaller the codes, the more of them a processor reads in a second.
 # A graph takes ten times as long to build, and signs are for hash codes: both are had by name only.
-_READS_VECTORS = ("exact", "hnsw")
 _PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
 
 
@@ -87,13 +86,8 @@ def _fits(rows: list[int], dim: int, memory: int | None) -> bool:
 
 
 def held(manifest: Manifest) -> int:
-    """Bytes of memory of a process that holds a whole version: of vectors, those that every search reads."""
-    return sum(
-        (entry.vectors.bytes if entry.kind in _READS_VECTORS else 0)
-        + (0 if entry.approximate is None else entry.approximate.bytes)
-        + ROW_BYTES * entry.rows
-        for entry in manifest.shards
-    )
+    """Bytes of memory of a process that holds a whole version."""
+    return sum(entry.memory for entry in manifest.shards)
 
 
 def estimate(kind: Kind, shard_rows: list[int], dim: int, recall: float = 1.0) -> Estimate:
@@ -106,7 +100,7 @@ def estimate(kind: Kind, shard_rows: list[int], dim: int, recall: float = 1.0) -
         else:
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
-            in_memory += shortcut + (4 * dim * rows if kind in _READS_VECTORS else 0)
+            in_memory += shortcut + (4 * dim * rows if kind in kinds.READS_VECTORS else 0)
     around = ROW_BYTES * sum(shard_rows)
     return Estimate(kind, in_memory + around, vectors + codes + around, recall)
 
