@@ -23,7 +23,7 @@ PLACES = {
         "ucdr_ray/evaluation/contact.py",
         "benchmarks/made_index.py",
     ),
-    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py", "benchmarks/search.py"),
+    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py", "benchmarks/search_"),
 }
 NOWHERE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torchvision", "timm"}
 
