@@ -86,6 +86,7 @@ def test_a_part_all_of_whose_copies_are_killed(index: Path, policy: str, tell: T
                 if policy == "strict":
                     assert response.status_code == 503 and response.headers["retry-after"] == "1"
                 else:
+                    assert response.status_code == 200, answer
                     rest_of(truth, answer)
                 assert time.monotonic() < killed + 120, "the part did not come back"
             slowest = max(slowest, time.monotonic() - killed)
