@@ -198,7 +198,7 @@ def qdrant(
 ) -> float:
     """Queries a second of Qdrant's local mode with a filter on the domain, which compares with every row."""
     np.save(work / "rows.npy", flat)
-    some = pairs[:60]
+    some = pairs[:6]  # each takes seconds
     np.save(work / "queries.npy", np.stack([query for query, _, _ in some]))
     (work / "ranges.json").write_text(json.dumps(ranges))
     (work / "names.json").write_text(json.dumps([name for _, name, _ in some]))

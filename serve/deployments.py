@@ -106,9 +106,8 @@ async def _taken_up(handle: DeploymentHandle) -> None:
     for answer in answers:
         if isinstance(answer, str):
             raise UserError(answer)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
+    if any(isinstance(answer, BaseException) for answer in answers):
+        raise Refusal(503, "a copy of the service died meanwhile; try again", 1)
 
 
 async def _again(call: Any) -> Any:
