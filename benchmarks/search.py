@@ -24,6 +24,7 @@ from rich.console import Console
 from search_build import built_beside_autofaiss, estimates_beside_truth
 from search_filter import filtered
 from search_growth import binary, growth
+from threadpoolctl import threadpool_limits
 
 from ucdr_ray.files import write_json
 from ucdr_ray.index.shard import one_thread
@@ -46,7 +47,7 @@ def main(
     chosen, console = only.split(","), Console(width=150)
     one_thread()
     found: dict[str, float] = {"rows": rows}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):
         folder = (work or Path(scratch)) / f"{'real' if features else 'made'}-{rows}"
         if {"filter", "build", "memory"} & set(chosen):
             vectors = real_rows(features, rows) if features else made_rows(rows, DOMAINS)

@@ -15,8 +15,9 @@ from search_child import in_a_process
 
 from ucdr_ray.index.build import build
 from ucdr_ray.index.kinds import APPROXIMATE, K, Kind
-from ucdr_ray.index.plan import estimate
+from ucdr_ray.index.plan import estimate, shown_memory
 from ucdr_ray.index.search import Index
+from ucdr_ray.index.source import Embedded
 
 QUERIES = 600
 SHARE = 0.4  # of the vectors' bytes: the cap
@@ -94,13 +95,13 @@ def estimates_beside_truth(vectors: dict[str, np.ndarray], work: Path, console: 
     small = small_index(work / "small")
     table = Table("kind", "estimate, MB", "measured, MB", "error", title=f"{count:,} rows, memory")
     found: dict[str, float] = {}
-    worst = 0.0
+    worst, around = 0.0, shown_memory(Embedded(embeddings.path, catalog.path))
     every: tuple[Kind, ...] = ("exact", *APPROXIMATE)
     for kind in every:
         index = work / f"index-{kind}"
         if not (index / "CURRENT").exists():
             build(embeddings, catalog, index, kind, recall=0.01 if kind == "binary" else 0.95)
-        stated = estimate(kind, [len(rows) for rows in some.values()], embeddings.dim).memory
+        stated = estimate(kind, [len(rows) for rows in some.values()], embeddings.dim, around).memory
         real = in_a_process(index, small)["bytes"]
         worst = max(worst, abs(stated / real - 1))
         table.add_row(kind, f"{stated / 1e6:.1f}", f"{real / 1e6:.1f}", f"{stated / real - 1:+.1%}")

@@ -60,7 +60,10 @@ class Library:
         with self._loading:
             wanted = current(self.path)
             if wanted != self.newest.version:
-                index = self.at(wanted) or self._load(wanted)
+                index = self.at(wanted)
+                if index is None:
+                    self._held = (self.newest,)  # else there would be three in memory
+                    index = self._load(wanted)
                 self._held = (self.newest, index)
             return wanted
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_compaction_leaves_answers_and_nothing_else(world, copy, grown):
 
 def test_rolling_back_and_forth(world, copy):
     first = current(copy)
-    with pytest.raises(UserError, match="no version before"):
+    with pytest.raises(UserError, match="no version in use before"):
         rollback(copy)
     second = delete(copy, world.embeddings.ids("photo").to_pylist()[:1]).version
     assert rollback(copy).version == first == current(copy)
@@ -131,6 +132,61 @@ def test_rolling_back_and_forth(world, copy):
     with pytest.raises(UserError, match="does not match its checksum"):
         rollback(copy)
     assert current(copy) == second
+
+
+def test_rolling_back_returns_to_what_was_in_use_not_to_what_was_left(world, copy, grown):
+    first = current(copy)
+    rejected = delete(copy, world.embeddings.ids("photo").to_pylist()[:1]).version
+    rollback(copy)
+    shutil.copytree(copy / "versions" / rejected, copy / "versions" / rejected.replace("2-", "9-"))
+    third = add(copy, grown[1], grown[0]).version
+    assert rollback(copy).version == first, "the version that the third was made from"
+    rollback(copy, third)
+    shutil.rmtree(copy / "versions" / first)
+    with pytest.raises(UserError, match=f"no version '{first}'"):
+        rollback(copy)
+
+
+@pytest.mark.parametrize("damage", [b"", b"1-0123456789ab\n", b"\xff", None])
+def test_a_version_named_is_put_in_use_where_current_is_damaged(damage, copy):
+    first = current(copy)
+    (copy / "CURRENT").unlink()
+    if damage is not None:
+        (copy / "CURRENT").write_bytes(damage)
+    with pytest.raises(UserError, match="index"):
+        rollback(copy)
+    assert rollback(copy, first).version == first == current(copy)
+
+
+def test_recall_is_measured_anew_where_most_is_deleted(tmp_path):
+    """Cells that held a thousand rows hold a few: as many have to be searched again."""
+    catalog = make_catalog(tmp_path / "catalog", {"photo": 2600, "sketch": 40}, side=4)
+
+    def clustered(id_: str) -> np.ndarray:
+        generator = np.random.default_rng(int(id_, 16))
+        return np.random.default_rng(int(generator.integers(40))).normal(size=256) + generator.normal(
+            size=256
+        )
+
+    embeddings = make_embeddings(tmp_path / "embeddings", catalog, clustered)
+    base = build(embeddings, catalog, tmp_path / "index", "ivf-flat", recall=0.95)
+    left = delete(tmp_path / "index", embeddings.ids("photo").to_pylist()[60:])
+    (few,), (many,) = (index.manifest.shards_of("photo") for index in (left, base))
+    assert few.approximate.effort > many.approximate.effort
+    assert min(pair.recall for pair in left.manifest.recalls) >= 0.95
+    queries = embeddings.vectors("sketch")
+    for found, truth in zip(left.search(queries, ["photo"]), left.search(queries, ["photo"], exact=True)):
+        assert len(found.hits) == len(truth.hits) == 10
+    back = add(tmp_path / "index", embeddings, catalog)
+    assert [entry.kind for entry in back.manifest.shards_of("photo")] == ["ivf-flat", "ivf-flat"]
+
+
+def test_a_shard_that_is_smaller_than_its_cells_gets_no_shortcut(world, tmp_path, grown, monkeypatch):
+    monkeypatch.setattr("ucdr_ray.index.build.SMALLEST", 4)
+    monkeypatch.setattr(kinds, "_FEWEST_PER_CELL", 1)
+    build(world.embeddings, world.catalog, tmp_path / "index", "ivf-flat", recall=0.5)
+    added = add(tmp_path / "index", grown[1], grown[0])
+    assert [entry.kind for entry in added.manifest.shards_of("photo")] == ["ivf-flat", "exact"]
 
 
 def test_what_a_killed_writer_left_is_cleared_away(world, copy):

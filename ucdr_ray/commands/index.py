@@ -133,13 +133,12 @@ def _tell(plan: "Plan") -> None:
             f"recall {estimate.recall:.3f}  {mark}",
             err=True,
         )
-    if not plan.compared:
-        estimate = plan.chosen
-        typer.echo(
-            f"{estimate.kind}: {megabytes(estimate.memory)} of memory, {megabytes(estimate.disk)} of disk, "
-            "thumbnails not counted",
-            err=True,
-        )
+    estimate = plan.chosen
+    typer.echo(
+        f"{estimate.kind}: {megabytes(estimate.memory)} of memory, {megabytes(estimate.disk)} of disk, "
+        "thumbnails not counted",
+        err=True,
+    )
 
 
 def _bytes(size: str) -> int:
@@ -217,6 +216,7 @@ def _summary(name: str, manifest: "Manifest") -> dict[str, Any]:
     return {
         "version": name,
         "created": manifest.created,
+        "before": manifest.before,
         "model": manifest.model.model_dump(),
         "dim": manifest.dim,
         "kind": manifest.kind,

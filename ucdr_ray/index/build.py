@@ -8,10 +8,10 @@ import numpy as np
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.index.kinds import SMALLEST, Kind
-from ucdr_ray.index.learn import drawn, learnt
+from ucdr_ray.index.learn import learnt
 from ucdr_ray.index.manifest import Manifest, Origin
 from ucdr_ray.index.publish import Draft, publish, writing
-from ucdr_ray.index.recall import QUERIES, with_efforts
+from ucdr_ray.index.recall import with_efforts
 from ucdr_ray.index.search import Index, check_encoder
 from ucdr_ray.index.source import Embedded, Source, check_catalog
 from ucdr_ray.index.write_shard import Advance, ShardTask, Writer, shard_name, write_all
@@ -64,8 +64,7 @@ def build(
             recalls=[],
             encoder=files_under(scratch, "encoder"),
         )
-        queries = {domain: drawn(source, {domain: slots}, QUERIES) for domain, slots in rows.items()}
-        return publish(out, scratch, with_efforts(draft, scratch, queries), tasks)
+        return publish(out, scratch, with_efforts(draft, scratch), tasks)
 
 
 def cut(

@@ -14,15 +14,17 @@ import pyarrow.parquet as pq
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import UserError
+from ucdr_ray.index import kinds
 from ucdr_ray.index.build import ROWS_PER_SHARD, cut
 from ucdr_ray.index.kinds import UNTAUGHT
-from ucdr_ray.index.learn import drawn, learnt, rows_of
+from ucdr_ray.index.learn import learnt
 from ucdr_ray.index.manifest import Deleted, Manifest, Origin, ShardEntry
 from ucdr_ray.index.publish import Draft, locked, publish, writing
-from ucdr_ray.index.recall import QUERIES, with_efforts
+from ucdr_ray.index.recall import with_efforts
 from ucdr_ray.index.search import Index
+from ucdr_ray.index.shard import live_slots
 from ucdr_ray.index.source import Built, Embedded, check_catalog
-from ucdr_ray.index.versions import current, number_of, set_current, versions
+from ucdr_ray.index.versions import current, read_manifest, set_current, versions
 from ucdr_ray.index.write_shard import Advance, ShardTask, Writer, write_all
 from ucdr_ray.records import FileRecord
 
@@ -64,8 +66,7 @@ def add(
         draft = replace(
             _draft(manifest), shards=[*manifest.shards, *shards], origins=[*manifest.origins, origin]
         )
-        queries = {name: drawn(source, {name: slots}, QUERIES) for name, slots in rows_of(tasks).items()}
-        return publish(out, scratch, with_efforts(draft, scratch, queries | _queries(base)), tasks)
+        return publish(out, scratch, with_efforts(draft, scratch), tasks)
 
 
 def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) -> Index:
@@ -82,7 +83,7 @@ def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) 
         shards = {(entry.domain, entry.first_slot): entry for entry in base.manifest.shards}
         stale = []
         for name in base.manifest.domains if domains is None else dict.fromkeys(domains):
-            for shard in base.domain(name).shards:
+            for shard in base.stored(name).shards:
                 slots = shard.slots[np.isin(shard.ids(shard.slots), wanted)]
                 if not len(slots):
                     continue
@@ -99,7 +100,8 @@ def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) 
         if not any(entry.live for entry in shards.values()):
             raise UserError(f"nothing would be left of the index at {out}: at least one image must stay")
         _share(base.folder, scratch, [record for record in base.manifest.files if record not in stale])
-        return publish(out, scratch, replace(_draft(base.manifest), shards=list(shards.values())), [])
+        draft = replace(_draft(base.manifest), shards=list(shards.values()))
+        return publish(out, scratch, with_efforts(draft, scratch), [])
 
 
 def compact(
@@ -114,13 +116,13 @@ def compact(
     """
     with _changing(out) as (base, scratch):
         manifest, source = base.manifest, Built(base.folder, base.manifest)
-        rows = {name: base.domain(name).live()[0] for name in manifest.domains}
+        rows = {name: live_slots(base.folder, manifest.shards_of(name)) for name in manifest.domains}
         tasks = cut(source, scratch, rows, manifest.dim, manifest.kind, rows_per_shard)
         _share(base.folder, scratch, manifest.encoder)
         with learnt(tasks, scratch) as ready:
             shards = write_shards(ready, advance)
         draft = replace(_draft(manifest), shards=shards)
-        return publish(out, scratch, with_efforts(draft, scratch, _queries(base)), tasks)
+        return publish(out, scratch, with_efforts(draft, scratch), tasks)
 
 
 def tune(out: Path, recall: float) -> Index:
@@ -135,26 +137,36 @@ def tune(out: Path, recall: float) -> Index:
             raise UserError(f"the index at {out} compares with all rows: there is nothing to tune")
         _share(base.folder, scratch, base.manifest.files)
         draft = replace(_draft(base.manifest), recall=recall)
-        return publish(out, scratch, with_efforts(draft, scratch, _queries(base)), [])
+        return publish(out, scratch, with_efforts(draft, scratch), [])
 
 
 def rollback(out: Path, version: str | None = None) -> Index:
-    """Put an earlier version in use, or the one named, once it is found whole.
+    """Put the version in use that the present one followed, or the one named, once it is found whole.
+
+    By name also where ``CURRENT`` is damaged.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    current(out)  # refused where there is no index, before anything is written there
+    if version is None or not versions(out):
+        current(out)  # refused where there is no index, before anything is written there
     with locked(out):
-        used = current(out)
-        earlier = [name for name in versions(out) if number_of(name) < number_of(used)]
-        if version is None and not earlier:
-            raise UserError(f"there is no version before {used} in {out}")
-        if version is not None and version not in versions(out):
-            raise UserError(f"no version {version!r} in {out}; it has: {', '.join(versions(out))}")
-        index = Index.open(out, version or earlier[-1])
+        wanted = version or _before(out)
+        if wanted not in versions(out):
+            raise UserError(f"no version {wanted!r} in {out}; it has: {', '.join(versions(out))}")
+        index = Index.open(out, wanted)
         set_current(out, index.version)
         return index
+
+
+def _before(out: Path) -> str:
+    used = current(out)
+    before = read_manifest(out, used).before
+    if before is None:
+        raise UserError(
+            f"there was no version in use before {used} in {out}; it has: {', '.join(versions(out))}"
+        )
+    return before
 
 
 @contextmanager
@@ -170,12 +182,15 @@ def _new(base: Index, embeddings: Embeddings, domain: str) -> np.ndarray:
     ids = np.array(embeddings.ids(domain).to_pylist(), np.bytes_)
     if domain not in base.manifest.domains:
         return np.arange(len(ids))
-    return np.flatnonzero(~np.isin(ids, base.domain(domain).live()[1]))
+    return np.flatnonzero(~np.isin(ids, base.stored(domain).live()[1]))
 
 
 @contextmanager
 def _with_cells(base: Index, tasks: list[ShardTask], folder: Path) -> Iterator[list[ShardTask]]:
-    """Tasks with the cells of the index's largest shortcut; where it has none, with cells learnt from the new rows."""
+    """Tasks with the cells of the index's largest shortcut; where it has none, with cells learnt from the new rows.
+
+    Where the cells are more than half the rows, they would take more than they save: such shards get no shortcut.
+    """
     shortcuts = [entry for entry in base.manifest.shards if entry.approximate and entry.kind not in UNTAUGHT]
     if not shortcuts:
         with learnt(tasks, folder) as ready:
@@ -183,7 +198,11 @@ def _with_cells(base: Index, tasks: list[ShardTask], folder: Path) -> Iterator[l
         return
     largest = max(shortcuts, key=lambda entry: entry.rows).approximate
     assert largest is not None
-    yield [replace(task, learnt=base.folder / largest.file) for task in tasks]
+    file = base.folder / largest.file
+    fewest = 2 * int(kinds.emptied(file).nlist)
+    yield [
+        replace(task, kind=None) if len(task.slots) < fewest else replace(task, learnt=file) for task in tasks
+    ]
 
 
 def _without(scratch: Path, entry: ShardEntry, slots: np.ndarray) -> ShardEntry:
@@ -207,10 +226,3 @@ def _share(base: Path, scratch: Path, records: Sequence[FileRecord]) -> None:
 
 def _draft(manifest: Manifest) -> Draft:
     return Draft(**{field.name: getattr(manifest, field.name) for field in fields(Draft)})
-
-
-def _queries(base: Index) -> dict[str, np.ndarray]:
-    """A sample of each domain's rows."""
-    source = Built(base.folder, base.manifest)
-    rows = {name: base.domain(name).live()[0] for name in base.manifest.domains}
-    return {name: drawn(source, {name: slots}, QUERIES) for name, slots in rows.items() if len(slots)}

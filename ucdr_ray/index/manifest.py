@@ -7,7 +7,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.embeddings import ModelRef
 from ucdr_ray.index.kinds import READS_VECTORS, ApproximateKind, Kind
-from ucdr_ray.index.metadata import ROW_BYTES
 from ucdr_ray.records import FileRecord, Record, Sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,6 +23,12 @@ class Approximate(FileRecord):
     fetch: PositiveInt
 
 
+class Shown(FileRecord):
+    """What an answer shows of rows. ``memory``: the bytes that a process takes to hold it, without thumbnails."""
+
+    memory: PositiveInt
+
+
 class Deleted(FileRecord):
     """Slots of a shard's rows that no search finds any more."""
 
@@ -37,7 +42,7 @@ class ShardEntry(Record):
     first_slot: NonNegativeInt
     rows: PositiveInt
     vectors: FileRecord
-    metadata: FileRecord
+    metadata: Shown
     approximate: Approximate | None = None
     deleted: Deleted | None = None
 
@@ -66,7 +71,7 @@ class ShardEntry(Record):
     def memory(self) -> int:
         """Bytes of a process that holds it: of vectors, where every search reads them."""
         vectors = self.vectors.bytes if self.kind in READS_VECTORS else 0
-        return vectors + (self.approximate.bytes if self.approximate else 0) + ROW_BYTES * self.rows
+        return vectors + (self.approximate.bytes if self.approximate else 0) + self.metadata.memory
 
     @property
     def kind(self) -> str:
@@ -80,7 +85,10 @@ class ShardEntry(Record):
 
 
 class PairRecall(Record):
-    """Share of the exact top ``k`` that queries of one domain found in another when the version was made."""
+    """Share of the exact top ``k`` that queries of one domain found in another when the version was made.
+
+    See `ucdr_ray.index.recall`.
+    """
 
     query: str
     gallery: str
@@ -107,11 +115,13 @@ class Manifest(Record):
     """The content of ``manifest.json``. Its SHA-256 is part of the version's name, so it can't change unseen.
 
     ``kind`` and ``recall`` are what was asked for; what shards have, and what was found, is with them and ``recalls``.
+    ``before``: the version that was in use when this one was written, if any was.
     """
 
     format: Literal["ucdr-index"] = "ucdr-index"
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     created: str
+    before: str | None = None
     model: ModelRef
     dim: PositiveInt
     metric: Literal["cosine"] = "cosine"

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from ucdr_ray.errors import UserError
 
 ROWS_PER_GROUP = 256  # one thumbnail costs the reading of one row group
-ROW_BYTES = 32 + 8 + 8 + 48  # in memory: an id, its place in order, an offset, and a path of middling length
+_AROUND_ROW = (
+    8 + 8 + 12
+)  # in memory: an id's place in order, where its source ends, and its share of the footer
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -44,7 +46,8 @@ class Metadata:
         self._file = pq.ParquetFile(path)
         if self._file.schema_arrow != SCHEMA:
             raise UserError(f"bad index metadata {path}: its columns are not {', '.join(SCHEMA.names)}")
-        table = self._file.read(columns=["id", "domain", "slot", "source"])
+        # One thread: others would keep what they took for good.
+        table = self._file.read(columns=["id", "domain", "slot", "source"], use_threads=False)
         wanted = np.arange(first_slot, first_slot + rows)
         if not np.array_equal(table["slot"].to_numpy(), wanted) or set(
             table["domain"].unique().to_pylist()
@@ -60,6 +63,12 @@ class Metadata:
         pa.default_memory_pool().release_unused()  # what reading took
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._group_ends = np.cumsum(sizes)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes."""
+        rows = len(self.ids)
+        return row_memory(self.ids.dtype.itemsize, 0) * rows + len(self._source_text)
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -94,6 +103,11 @@ class Metadata:
             first = int(self._group_ends[group]) - len(column)
             found += column.take(pa.array(rows[groups == group] - first)).to_pylist()
         return found
+
+
+def row_memory(id_bytes: int, source_bytes: int) -> int:
+    """Bytes that `Metadata` takes for a row whose id and source are so long."""
+    return id_bytes + source_bytes + _AROUND_ROW
 
 
 def _buffers(column: pa.ChunkedArray) -> tuple[np.ndarray, bytes]:

@@ -14,12 +14,13 @@ from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import APPROXIMATE, FETCHES, ApproximateKind, K, Kind
 from ucdr_ray.index.learn import drawn
 from ucdr_ray.index.manifest import Manifest
-from ucdr_ray.index.metadata import ROW_BYTES
-from ucdr_ray.index.recall import QUERIES
+from ucdr_ray.index.metadata import row_memory
 from ucdr_ray.index.source import Embedded, Source
 
 EXACT_UP_TO = 20_000  # rows of a shard: comparing with all of them takes 2 ms at 256 dimensions
 PILOT_ROWS = 20_000
+_PILOT_QUERIES = 200  # of each domain
+_READ = 500  # rows of each domain, for the length of ids and sources
 # By speed at equal recall, and by memory: the smaller the codes, the more of them a processor reads in a second.
 # A graph takes ten times as long to build, and signs are for hash codes: both are had by name only.
 _PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
@@ -27,16 +28,16 @@ _PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an index of a kind needs, in bytes, and the recall at 10 that it can be expected to reach.
+    """What an index of a kind needs, in bytes, and the recall at 10 that it can be expected to reach, if it was tried.
 
-    ``memory``: of a process that holds all of it. ``disk``: of the version. Vectors beside a shortcut lie on disk, and
-    only those of candidates are read.
+    ``memory``: of a process that holds all of it. ``disk``: of the version without thumbnails. Vectors beside a
+    shortcut lie on disk, and only those of candidates are read.
     """
 
     kind: Kind
     memory: int
     disk: int
-    recall: float
+    recall: float | None
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,30 @@ def plan(
         for domain in embeddings.domains
         for first in range(0, domain.rows, rows_per_shard)
     ]
-    if kind is not None or (max(rows) <= EXACT_UP_TO and _fits(rows, embeddings.dim, memory)):
-        found = estimate(kind or "exact", rows, embeddings.dim)
+    around = shown_memory(source)
+    exact = estimate("exact", rows, embeddings.dim, around, 1.0)
+    fits = memory is None or exact.memory <= memory
+    if kind is not None or (max(rows) <= EXACT_UP_TO and fits):
+        found = exact if kind in (None, "exact") else estimate(kind, rows, embeddings.dim, around)
         if memory is not None and found.memory > memory:
             raise UserError(
                 f"--memory {memory / 1e6:,.0f} MB: an index of kind {found.kind} takes {found.memory / 1e6:,.0f} MB"
             )
         return Plan(found, [])
     slots = {domain.name: np.arange(domain.rows) for domain in embeddings.domains}
-    every = estimates(rows, embeddings.dim, expected_recalls(source, slots, embeddings.dim))
+    every = estimates(rows, embeddings.dim, around, expected_recalls(source, slots, embeddings.dim))
     return Plan(choose(every, memory, recall, max(rows)), every)
 
 
-def _fits(rows: list[int], dim: int, memory: int | None) -> bool:
-    return memory is None or estimate("exact", rows, dim).memory <= memory
+def shown_memory(source: Embedded) -> int:
+    """Bytes of memory for what an answer shows of all rows: judged by the first rows of each domain."""
+    total = 0.0
+    for domain in source.embeddings.domains:
+        table = source.catalog.take(domain.name, range(min(_READ, domain.rows)), ["id", "source"])
+        ids, sources = (table[name].to_pylist() for name in ("id", "source"))
+        length = sum(len(source.encode()) for source in sources) / len(sources)
+        total += domain.rows * row_memory(max(len(id_.encode()) for id_ in ids), 0) + domain.rows * length
+    return round(total)
 
 
 def held(manifest: Manifest) -> int:
@@ -90,8 +101,10 @@ def held(manifest: Manifest) -> int:
     return sum(entry.memory for entry in manifest.shards)
 
 
-def estimate(kind: Kind, shard_rows: list[int], dim: int, recall: float = 1.0) -> Estimate:
-    """Of one kind, for shards of so many rows each."""
+def estimate(
+    kind: Kind, shard_rows: list[int], dim: int, around: int, recall: float | None = None
+) -> Estimate:
+    """Of one kind, for shards of so many rows each, of which ids and sources take ``around`` bytes of memory."""
     vectors, codes = 4 * dim * sum(shard_rows), 0
     in_memory = 0
     for rows in shard_rows:
@@ -101,7 +114,6 @@ def estimate(kind: Kind, shard_rows: list[int], dim: int, recall: float = 1.0) -
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
             in_memory += shortcut + (4 * dim * rows if kind in kinds.READS_VECTORS else 0)
-    around = ROW_BYTES * sum(shard_rows)
     return Estimate(kind, in_memory + around, vectors + codes + around, recall)
 
 
@@ -118,39 +130,44 @@ def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
 
 
 def expected_recalls(source: Source, rows: Mapping[str, np.ndarray], dim: int) -> dict[Kind, float]:
-    """Of each kind, the worst recall at 10 in the largest domain, all cells searched; 1 where codes lose nothing.
+    """Of each kind, the worst recall at 10 between two domains, all cells searched; 1 where codes lose nothing.
 
-    Measured on a sample. What a query finds among all rows, it must find among a part of them with a part of the
-    candidates; so the sample is asked for as large a share of itself.
+    Measured on a sample of every domain that will have shortcuts. What a query finds among all rows, it must find among
+    a part of them with a part of the candidates; so the sample is asked for as large a share of itself.
     """
-    largest = max(rows, key=lambda name: len(rows[name]))
-    gallery = drawn(source, {largest: rows[largest]}, PILOT_ROWS)
-    share = len(gallery) / len(rows[largest])
     sample = drawn(source, rows, PILOT_ROWS)
-    count = kinds.cells(len(gallery))
-    found: dict[Kind, float] = {"exact": 1.0, "ivf-flat": 1.0, "hnsw": 1.0}
+    queries = np.concatenate([drawn(source, {name: slots}, _PILOT_QUERIES) for name, slots in rows.items()])
+    asking = np.cumsum([min(_PILOT_QUERIES, len(slots)) for slots in rows.values()])[:-1]
     lossy: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "binary")
-    for kind in lossy:
-        index = (
-            kinds.untaught(kind, dim) if kind in kinds.UNTAUGHT else kinds.learnt(kind, dim, count, sample)
-        )
-        kinds.add(index, gallery)
-        found[kind] = min(
-            _pilot(index, kind, gallery, drawn(source, {name: slots}, QUERIES), share)
-            for name, slots in rows.items()
-        )
+    most = max(map(len, rows.values()))
+    count = kinds.cells(min(most, PILOT_ROWS))
+    indexes = {
+        kind: kinds.untaught(kind, dim) if kind in kinds.UNTAUGHT else kinds.learnt(kind, dim, count, sample)
+        for kind in lossy
+    }
+    found: dict[Kind, float] = dict.fromkeys(("exact", "ivf-flat", "hnsw", *lossy), 1.0)
+    for name, slots in rows.items():
+        if len(slots) < min(kinds.SMALLEST, most):
+            continue
+        gallery = drawn(source, {name: slots}, PILOT_ROWS)
+        for kind, index in indexes.items():
+            index.reset()
+            kinds.add(index, gallery)
+            right = _pilot(index, kind, gallery, queries, len(gallery) / len(slots))
+            found[kind] = min(found[kind], *(float(part.mean()) for part in np.split(right, asking)))
     return found
 
 
 def _pilot(
     index: kinds.AnyIndex, kind: ApproximateKind, gallery: np.ndarray, queries: np.ndarray, share: float
-) -> float:
+) -> np.ndarray:
+    """Of each query, the share that it finds."""
     wanted = max(1, round(K * share))
     fetch = max(wanted, round(K * FETCHES[kind][-1] * share))
     rows = kinds.candidates(kind, index, queries, fetch, kinds.most_effort(kind, index))
     truth = -np.sort(-(queries @ gallery.T), axis=1)[:, wanted - 1 : wanted]
     scores = np.einsum("qd,qfd->qf", queries, gallery[rows])
-    return float(np.minimum((scores >= truth - 1e-6).sum(axis=1) / wanted, 1).mean())
+    return np.asarray(np.minimum((scores >= truth - 1e-6).sum(axis=1) / wanted, 1))
 
 
 def choose(estimates: list[Estimate], memory: int | None, recall: float, largest_shard: int) -> Estimate:
@@ -168,13 +185,13 @@ def choose(estimates: list[Estimate], memory: int | None, recall: float, largest
     by_kind = {found.kind: found for found in estimates}
     for kind in order:
         found = by_kind[kind]
-        if found.recall >= recall and (memory is None or found.memory <= memory):
+        if found.recall is not None and found.recall >= recall and (memory is None or found.memory <= memory):
             return found
     told = "; ".join(f"{e.kind} {e.memory / 1e6:,.0f} MB, recall {e.recall:.2f}" for e in estimates)
     raise UserError(f"--memory {(memory or 0) / 1e6:,.0f} MB with --recall {recall:g}: nothing fits ({told})")
 
 
-def estimates(shard_rows: list[int], dim: int, recalls: Mapping[Kind, float]) -> list[Estimate]:
+def estimates(shard_rows: list[int], dim: int, around: int, recalls: Mapping[Kind, float]) -> list[Estimate]:
     """Of every kind."""
     every: tuple[Kind, ...] = ("exact", *APPROXIMATE)
-    return [estimate(kind, shard_rows, dim, recalls[kind]) for kind in every]
+    return [estimate(kind, shard_rows, dim, around, recalls[kind]) for kind in every]

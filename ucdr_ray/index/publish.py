@@ -19,6 +19,7 @@ from ucdr_ray.index.manifest import Manifest, Origin, PairRecall, ShardEntry, to
 from ucdr_ray.index.search import Index, OpenDomain
 from ucdr_ray.index.versions import (
     clear_unfinished,
+    current,
     number_of,
     set_current,
     version_folder,
@@ -44,9 +45,10 @@ class Draft:
     recalls: list[PairRecall]
     encoder: list[FileRecord]
 
-    def manifest(self) -> Manifest:
+    def manifest(self, before: str | None = None) -> Manifest:
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            before=before,
             totals=totals(self.shards, self.encoder),
             **vars(self),
         )
@@ -90,7 +92,7 @@ def publish(out: Path, scratch: Path, draft: Draft, tasks: list[ShardTask]) -> I
     Raises:
         JobError: the version does not hold, or does not find, its own rows.
     """
-    manifest = draft.manifest()
+    manifest = draft.manifest(_in_use(out))
     write_json(scratch / "manifest.json", manifest.model_dump())
     number = number_of(versions(out)[-1]) + 1 if versions(out) else 1
     name = version_name(number, scratch / "manifest.json")
@@ -98,12 +100,19 @@ def publish(out: Path, scratch: Path, draft: Draft, tasks: list[ShardTask]) -> I
         for child in scratch.iterdir():
             os.rename(child, staging / child.name)
         manifest.check_files(staging)
-        for domain in dict.fromkeys(task.domain for task in tasks):
-            opened = OpenDomain(staging, manifest, domain)
-            for task in [task for task in tasks if task.domain == domain]:
-                _check(opened, task, draft.recall)
+        entries = {(entry.domain, entry.first_slot): entry for entry in manifest.shards}
+        for task in tasks:
+            written = [entries[task.domain, task.first_slot]]
+            _check(OpenDomain(staging, manifest, task.domain, written), task, draft.recall)
     set_current(out, name)
     return Index(version_folder(out, name), name, manifest)
+
+
+def _in_use(out: Path) -> str | None:
+    try:
+        return current(out)
+    except UserError:  # none, or its name is damaged, which a whole new version mends
+        return None
 
 
 def _check(domain: OpenDomain, task: ShardTask, recall: float) -> None:

@@ -44,13 +44,18 @@ class OpenDomain:
     """The shards of one domain, opened."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, domain: str, only: list[ShardEntry] | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        domain: str,
+        only: list[ShardEntry] | None = None,
+        shortcuts: bool = True,
     ) -> None:
-        """All of its shards, or those of a part."""
+        """All of its shards, or those of a part; without shortcuts for those who read rows, and search exactly."""
         self.name = domain
         entries = manifest.shards_of(domain)
         chosen = entries if only is None else [entry for entry in entries if entry in only]
-        self.shards = [Shard(folder, entry, manifest.dim) for entry in chosen]
+        self.shards = [Shard(folder, entry, manifest.dim, shortcuts) for entry in chosen]
 
     def search(
         self, queries: np.ndarray, k: int, exact: bool = False, effort: Effort | None = None
@@ -169,11 +174,19 @@ class Index:
         Raises:
             UserError: there is none of this name; the message names those that exist.
         """
-        if name not in self.manifest.domains:
-            raise UserError(f"no domain {name!r} in this index; it has: {', '.join(self.manifest.domains)}")
+        self._check(name)
         if name not in self._open:
             self._open[name] = OpenDomain(self.folder, self.manifest, name, self._only)
         return self._open[name]
+
+    def stored(self, name: str) -> OpenDomain:
+        """The same for those who read rows: without shortcuts, and not kept in memory."""
+        self._check(name)
+        return OpenDomain(self.folder, self.manifest, name, self._only, shortcuts=False)
+
+    def _check(self, name: str) -> None:
+        if name not in self.manifest.domains:
+            raise UserError(f"no domain {name!r} in this index; it has: {', '.join(self.manifest.domains)}")
 
     def find(self, id_: str, domain: str | None = None) -> tuple[str, int] | None:
         """Domain and slot of an image, in the domain named or the first that has it.
@@ -200,7 +213,7 @@ class Index:
     ) -> list[Answer]:
         """The top k by cosine, over all the domains asked together and in each.
 
-        Where a shard has a shortcut, nearly the top k, with the recall that the manifest states. Scores are right.
+        Where a shard has a shortcut, nearly the top k; the manifest states the recall of the top 10. Scores are right.
 
         Args:
             queries: (Q, dim); any length above 0, scaled to 1 here.

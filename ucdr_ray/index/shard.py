@@ -23,11 +23,12 @@ class Shard:
     Searching is thread-safe; how many threads FAISS takes is the caller's choice.
     """
 
-    def __init__(self, folder: Path, entry: ShardEntry, dim: int) -> None:
+    def __init__(self, folder: Path, entry: ShardEntry, dim: int, shortcut: bool = True) -> None:
         """Open files whose checksums were verified: FAISS itself notices only some damage.
 
         Args:
             folder: the version's.
+            shortcut: false leaves it on disk, for those who read rows and search exactly.
 
         Raises:
             UserError: a file is not what the manifest says.
@@ -37,7 +38,9 @@ class Shard:
         self._flat = _flat(folder / entry.vectors.file, entry.rows, dim)
         self._vectors = faiss.rev_swig_ptr(self._flat.get_xb(), entry.rows * dim).reshape(entry.rows, dim)
         self._kept, self._only = _kept(folder, entry)
-        if entry.approximate is not None:
+        # |float32 dot product - true one| <= d 2^-24 for unit vectors, in any order of summing; doubled
+        self._tolerance = 2 * (dim + 1) * 2.0**-24
+        if entry.approximate is not None and shortcut:
             self._approximate = kinds.read(
                 folder / entry.approximate.file, entry.approximate.kind, self._flat
             )
@@ -54,16 +57,21 @@ class Shard:
             effort: other than the one chosen when the version was made.
 
         Returns:
-            Per query min(k, rows that can be found) of them if exact, perhaps fewer if not; scores are the cosine in
-            float64, rounded once.
+            Per query min(k, rows that can be found) of them; scores are the cosine in float64, rounded once. Where
+            the shortcut finds fewer, all rows are compared, unless an effort was given.
         """
         k = min(k, self.entry.live)
         if k == 0:
             return [self._candidates(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
-        if exact or self.entry.approximate is None:
+        if exact or self.entry.approximate is None or k == self.entry.live:
             return self._exact(queries, k)
         chosen = effort or Effort(self.entry.approximate.effort, self.entry.approximate.fetch)
-        return self._nearly(queries, k, chosen)
+        found = self._nearly(queries, k, chosen)
+        short = [query for query, some in enumerate(found) if len(some.scores) < k]
+        if short and effort is None:  # who tries efforts wants to see what they miss
+            for query, all_of_them in zip(short, self._exact(queries[short], k), strict=True):
+                found[query] = all_of_them
+        return found
 
     def vectors(self, slots: np.ndarray) -> np.ndarray:
         """Float32 (n, dim)."""
@@ -91,8 +99,6 @@ class Shard:
 
     def _exact(self, queries: np.ndarray, k: int) -> list[Candidates]:
         answers: list[Candidates | None] = [None] * len(queries)
-        # |float32 dot product - true one| <= d 2^-24 for unit vectors, in any order of summing; doubled
-        tolerance = 2 * self._flat.d * 2.0**-24
         only = None if self._only is None else faiss.SearchParameters(sel=self._only)
         pending, fetch = np.arange(len(queries)), k + _SPARE
         while pending.size:
@@ -102,7 +108,7 @@ class Shard:
             for place, query in enumerate(pending):
                 scores = self._score(queries[query], rows[place])
                 worst = np.partition(scores, -k)[-k]
-                if fetch < self.entry.live and rough[place, -1] + tolerance >= worst:
+                if fetch < self.entry.live and rough[place, -1] + self._tolerance >= worst:
                     again.append(query)  # a row that was not fetched might reach the k-th score
                 else:
                     keep = scores >= worst  # with all ties
@@ -121,12 +127,14 @@ class Shard:
         at_once = max(1, _PRODUCTS // (fetch * self._flat.d))
         for start in range(0, len(queries), at_once):
             rows = found[start : start + at_once]
+            if fetch > k + _SPARE:
+                rows = self._narrowed(queries[start : start + at_once], rows, k)
             there = rows >= 0
             products = self._vectors[rows].astype(np.float64)  # of row -1 too, which is left out below
             products *= queries[start : start + at_once, None]
             scores = np.where(there, products.sum(axis=2), -np.inf).astype(np.float32)
             slots, ids = rows + self.entry.first_slot, self.metadata.ids[rows]
-            order = np.lexsort((slots, ids, -scores))[:, :k] + fetch * np.arange(len(rows))[:, None]
+            order = np.lexsort((slots, ids, -scores))[:, :k] + rows.shape[1] * np.arange(len(rows))[:, None]
             columns = (column.ravel()[order] for column in (scores, slots, ids))
             counts = np.minimum(there.sum(axis=1), k).tolist()
             answers += [
@@ -134,6 +142,15 @@ class Shard:
                 for score, slot, id_, count in zip(*columns, counts, strict=True)
             ]
         return answers
+
+    def _narrowed(self, queries: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+        """Of candidates (Q, fetch), those that float32 can't tell from the k best, and as many for every query."""
+        rough = np.einsum("qd,qfd->qf", queries, self._vectors[rows])
+        rough[rows < 0] = -np.inf
+        worst = np.partition(rough, -k, axis=1)[:, -k, None]
+        most = (rough >= worst - self._tolerance).sum(axis=1).max()
+        nearest = np.argpartition(-rough, most - 1, axis=1)[:, :most]
+        return np.take_along_axis(rows, nearest, axis=1)
 
     def _score(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Cosines float32 (n,) of (dim,) with stored rows. Equal rows get equal scores: each is summed in one order."""
@@ -147,11 +164,15 @@ class Shard:
 
 def some_ids(folder: Path, entry: ShardEntry, count: int) -> list[str]:
     """Ids of ``count`` rows that can be found, or of all, evenly over a shard that need not be opened."""
-    kept, _ = _kept(folder, entry)
-    slots = np.flatnonzero(kept)
-    chosen = slots[np.linspace(0, len(slots) - 1, min(count, len(slots))).astype(int)]
+    rows = live_slots(folder, [entry]) - entry.first_slot
+    chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     column = pq.read_table(folder / entry.metadata.file, columns=["id"])["id"]
     return [str(column[int(row)]) for row in chosen]
+
+
+def live_slots(folder: Path, entries: list[ShardEntry]) -> np.ndarray:
+    """Slots int64 of the rows that can be found in shards of one domain, which need not be opened, in their order."""
+    return np.concatenate([np.flatnonzero(_kept(folder, entry)[0]) + entry.first_slot for entry in entries])
 
 
 def one_thread() -> None:

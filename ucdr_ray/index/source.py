@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import faiss
 import numpy as np
 
 from ucdr_ray.catalog import Catalog
@@ -55,7 +56,7 @@ class Embedded:
         return Catalog.open(self.catalog_path, verify=False)
 
     def batches(self, domain: str, slots: np.ndarray) -> Iterator[Rows]:
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(faiss.omp_get_max_threads()) as threads:
             for batch in self.embeddings.batches(domain, _reach(slots)):
                 here = _inside(slots, batch.first_slot, len(batch.ids))
                 for start in range(0, len(here), _AT_ONCE):
@@ -106,7 +107,8 @@ class Built:
         entries = self.manifest.shards_of(domain)
         ends = np.cumsum([entry.rows for entry in entries])
         needed = np.unique(np.searchsorted(ends, slots, side="right"))
-        return OpenDomain(self.folder, self.manifest, domain, [entries[place] for place in needed.tolist()])
+        some = [entries[place] for place in needed.tolist()]
+        return OpenDomain(self.folder, self.manifest, domain, some, shortcuts=False)
 
 
 def check_catalog(embeddings: Embeddings, catalog: Catalog) -> None:

@@ -3,7 +3,7 @@
 ```
 INDEX/
   CURRENT                    name of a version and a newline; replaced atomically
-  versions/<n>-<hash>/       manifest.json, shards/, metadata/, encoder/; <hash>: 12 hex of the manifest's SHA-256
+  versions/<n>-<hash>/       manifest.json, shards/, encoder/; <hash>: 12 hex of the manifest's SHA-256
 ```
 """
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import ApproximateKind
-from ucdr_ray.index.manifest import Approximate, ShardEntry
-from ucdr_ray.index.metadata import SCHEMA, write_metadata
+from ucdr_ray.index.manifest import Approximate, ShardEntry, Shown
+from ucdr_ray.index.metadata import SCHEMA, Metadata, write_metadata
 from ucdr_ray.index.source import Rows, Source
 from ucdr_ray.records import FileRecord
 
@@ -66,14 +66,16 @@ def write_shard(task: ShardTask, advance: Advance = lambda rows: None) -> ShardE
     shortcut = None
     if task.kind is not None:
         shortcut = kinds.untaught(task.kind, task.dim) if task.learnt is None else kinds.emptied(task.learnt)
-    write_metadata(folder / "metadata.parquet", _metadata(task, _filling(task, flat, shortcut, advance)))
+    described = folder / "metadata.parquet"
+    write_metadata(described, _metadata(task, _filling(task, flat, shortcut, advance)))
+    taken = Metadata(described, task.domain, task.first_slot, len(task.slots)).memory
     faiss.write_index(flat, str(folder / "vectors.faiss"))
     entry = ShardEntry(
         domain=task.domain,
         first_slot=task.first_slot,
         rows=len(task.slots),
         vectors=FileRecord.of(task.folder, f"{task.name}/vectors.faiss"),
-        metadata=FileRecord.of(task.folder, f"{task.name}/metadata.parquet"),
+        metadata=Shown.of(task.folder, f"{task.name}/metadata.parquet", memory=taken),
     )
     if shortcut is None or task.kind is None:
         return entry
