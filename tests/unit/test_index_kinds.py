@@ -59,8 +59,8 @@ def test_recall_is_reached_between_all_domains_and_stated(made, index):
     assert index.manifest.kind in kinds["photo"] and kinds["painting"] == {"exact"}
     stated = {(pair.query, pair.gallery): pair.recall for pair in index.manifest.recalls}
     assert set(stated) == {(query, gallery) for query in COUNTS for gallery in ("photo", "sketch")}
-    for (query, gallery), share in stated.items():
-        assert share >= 0.95
+    for (query, gallery), recall in stated.items():
+        assert recall >= 0.95
         others = made.embeddings.vectors(query)[::17][:60]  # not only those that it was tuned by
         truth = made.exact.search(others, [gallery])
         found = index.search(others, [gallery])
