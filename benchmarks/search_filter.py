@@ -24,7 +24,7 @@ from ucdr_ray.index.search import Index
 RECALL = 0.95
 QUERIES = 20  # of each domain in each
 TRIED = 72  # of them, with each effort
-KINDS: tuple[ApproximateKind, ...] = ("ivf-flat", "ivf-pq")
+KINDS: tuple[ApproximateKind, ...] = ("ivf-flat", "ivf-pq", "hnsw")
 Search = Callable[
     [np.ndarray, str], np.ndarray
 ]  # a query and a domain to the scores of what was found, descending
@@ -45,13 +45,13 @@ def filtered(
     speeds: dict[str, dict[str, float]] = {"shards": {}, "as_built": {}, "selector": {}, "postfilter": {}}
     for kind in KINDS:
         own = Index.open(made(work / f"by-domain-{kind}", vectors, kind))
-        cells = max(own.domain(name).shards[0].most_effort for name in names)
-        speeds["shards"][kind] = fastest(partial(by_effort, own), efforts(kind, cells), pairs)
+        most = max(own.domain(name).shards[0].most_effort for name in names)
+        speeds["shards"][kind] = fastest(partial(by_effort, own), efforts(kind, most), pairs)
         speeds["as_built"][kind] = rate(partial(scores_of, own), pairs)
         one = Index.open(made(work / f"of-all-{kind}", {"all": flat}, kind))
         rival = Rival(one, kind, ranges)
-        speeds["selector"][kind] = fastest(rival.selected, efforts(kind, rival.cells), pairs)
-        speeds["postfilter"][kind] = fastest(rival.filtered, efforts(kind, rival.cells, deeper=True), pairs)
+        speeds["selector"][kind] = fastest(rival.selected, efforts(kind, rival.most), pairs)
+        speeds["postfilter"][kind] = fastest(rival.filtered, efforts(kind, rival.most, deeper=True), pairs)
     table = Table("kind", *speeds, title=f"{len(flat):,} rows, one domain of {len(names)}, queries a second")
     for kind in KINDS:
         table.add_row(kind, *(f"{speeds[way][kind]:,.0f}" for way in speeds))
@@ -110,11 +110,11 @@ def by_effort(index: Index, effort: int, fetch: int, query: np.ndarray, name: st
 
 
 def efforts(kind: ApproximateKind, most: int, deeper: bool = False) -> list[tuple[int, int]]:
-    """Cells and candidates to try, the least work first."""
-    cells = sorted({n for n in (round(1.25**n) for n in range(60)) if n <= most})
+    """Cells, or candidates kept while walking, and candidates taken; the least work first."""
+    tried = sorted({n for n in (round(1.25**n) for n in range(60)) if n <= most})
     fetches = [K * 2**n for n in range(2, 14)] if deeper else [K * fetch for fetch in kinds.FETCHES[kind]]
     return sorted(
-        ((effort, fetch) for effort in cells for fetch in fetches), key=lambda both: both[0] * both[1]
+        ((effort, fetch) for effort in tried for fetch in fetches), key=lambda both: both[0] * both[1]
     )
 
 
@@ -129,7 +129,7 @@ class Rival:
         self._flat, self._kind = flat, kind
         self._index = kinds.read(index.folder / entry.approximate.file, kind, flat)
         self._ranges = ranges
-        self.cells = int(self._index.nlist)
+        self.most = kinds.most_effort(kind, self._index)
 
     def selected(self, effort: int, fetch: int, query: np.ndarray, name: str) -> np.ndarray:
         """FAISS looks at the domain's rows alone."""
@@ -151,7 +151,7 @@ class Rival:
 
     def _best(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         rows = rows[rows >= 0]
-        if self._kind == "ivf-flat":  # in order already
+        if self._kind != "ivf-pq":  # in order already
             rows = rows[:K]
         scores: np.ndarray = self._vectors[rows] @ query
         return -np.sort(-scores)[:K]
