@@ -10,6 +10,7 @@ from typing import Any
 from ray.serve import Application
 from ray.serve import deployment as serve_deployment
 
+from serve.access import ADMIN_TOKENS, TOKENS, Tokens
 from serve.deployments import EncoderHost, Ingress
 from serve.part import PartHost
 from serve.settings import Replicas, ServiceSettings
@@ -24,9 +25,13 @@ _UNDER_WAY = 64  # calls that a part or the encoder takes in at a time; each car
 def build(settings: ServiceSettings) -> Application:
     """The deployments that the settings ask for.
 
+    Tokens are read here, where their file and the environment are those of whoever deploys; copies get their hashes.
+
     Raises:
-        UserError: there is no index, or it is damaged.
+        UserError: there is no index, or it is damaged; or tokens can't be read.
     """
+    tokens = Tokens.read(settings.tokens, TOKENS)
+    admin = Tokens.read(settings.admin_tokens, ADMIN_TOKENS)
     manifest = read_manifest(settings.index, current(settings.index))
     parts = parts_of(settings, manifest)
     path = settings.index.resolve()
@@ -49,7 +54,7 @@ def build(settings: ServiceSettings) -> Application:
     return (
         serve_deployment(Ingress)
         .options(name="ingress", **_scaled(settings.replicas, 8 * settings.queue))
-        .bind(bound, handles, encoder)
+        .bind(bound, tokens, admin, handles, encoder)
     )
 
 
@@ -66,7 +71,12 @@ def parts_of(settings: ServiceSettings, manifest: Manifest) -> int:
         if settings.parts is not None:
             raise UserError(f"parts={settings.parts} is for the sharded shape; allowed with whole: none")
         return 0
-    return settings.parts or min(len(manifest.shards), math.ceil(size / settings.memory))
+    most = len(manifest.shards)  # none is cut
+    for parts in range(max(1, math.ceil(size / settings.memory)), most):
+        sizes = [sum(entry.memory for entry in manifest.part(number, parts)) for number in range(parts)]
+        if settings.parts is None and max(sizes) <= settings.memory:
+            return parts
+    return settings.parts or most
 
 
 def _scaled(replicas: Replicas, under_way: int, gpus: float = 0) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Batches that form by themselves: what arrives while earlier ones are at work goes together next."""
 
 import asyncio
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
@@ -11,31 +11,6 @@ from serve.refusal import Refusal
 Q = TypeVar("Q")
 A = TypeVar("A")
 _HURRIED_S = 0.1
-
-
-async def by_group(
-    batch: Sequence[Q],
-    key: Callable[[Q], Hashable],
-    run: Callable[[list[Q]], Awaitable[Sequence[A | Exception]]],
-) -> list[A | Exception]:
-    """Answers in order, where `run` can answer only questions with the same key together. Groups don't wait for others.
-
-    What prevents a group's answers stands in their places.
-    """
-    places: dict[Hashable, list[int]] = defaultdict(list)
-    for place, question in enumerate(batch):
-        places[key(question)].append(place)
-
-    async def one(group: list[int]) -> Sequence[A | Exception]:
-        try:
-            return await run([batch[place] for place in group])
-        except Exception as error:
-            return [error] * len(group)
-
-    answers: dict[int, A | Exception] = {}
-    for group, found in zip(places.values(), await asyncio.gather(*map(one, places.values())), strict=True):
-        answers.update(zip(group, found, strict=True))
-    return [answers[place] for place in range(len(batch))]
 
 
 def hurried(deadline: float) -> bool:
@@ -52,6 +27,7 @@ class Batcher(Generic[Q, A]):
         most: int,
         at_once: int = 1,
         held_s: float | None = None,
+        key: Callable[[Q], Hashable] = lambda question: None,
     ) -> None:
         """
         Args:
@@ -60,11 +36,13 @@ class Batcher(Generic[Q, A]):
             at_once: batches at work.
             held_s: after which a batch no longer keeps others from starting, where what is slow must not stop the
                 rest; without it, it does until it is done: its threads would only gather what nobody waits for.
+            key: only questions with the same are answered together.
         """
         self._run = run
         self._most = most
         self._free = at_once
         self._held_s = held_s
+        self._key = key
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,16 +60,24 @@ class Batcher(Generic[Q, A]):
 
     def _start(self) -> None:
         while self._free and self._waiting:
-            batch: list[tuple[Q, asyncio.Future[A]]] = []
-            while self._waiting and len(batch) < self._most:
-                if not (taken := self._waiting.popleft())[1].done():
-                    batch.append(taken)
-            if batch:
+            if batch := self._next():
                 self._free -= 1
                 # In a context of its own: in that of whoever asked first, Ray would cancel it when that one goes away.
                 task = asyncio.get_running_loop().create_task(self._answer(batch), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        """Who has waited longest, and others of the same key; none where all have gone away."""
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
+        others: list[tuple[Q, asyncio.Future[A]]] = []
+        while self._waiting and len(batch) < self._most:
+            taken = self._waiting.popleft()
+            if not taken[1].done():
+                same = not batch or self._key(taken[0]) == self._key(batch[0][0])
+                (batch if same else others).append(taken)
+        self._waiting.extendleft(reversed(others))
+        return batch
 
     async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
         work = asyncio.ensure_future(self._run([question for question, _ in batch]))  # noqa: RUF006  (awaited below)

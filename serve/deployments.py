@@ -12,9 +12,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.access import ADMIN_TOKENS, TOKENS, Tokens
+from serve.access import Tokens
 from serve.api import make_app
-from serve.batching import Batcher, by_group, hurried
+from serve.batching import Batcher, hurried
 from serve.encoding import Encoders, Encoding, Here, Picture
 from serve.host import Host, problem_of
 from serve.library import Library
@@ -27,9 +27,9 @@ from serve.settings import ServiceSettings
 from serve.watching import Watcher
 from serve.whole import Whole
 from ucdr_ray.errors import UserError
-from ucdr_ray.index.search import Index
 
 _LOADING_S = 600  # that taking up a version may take
+_HELD_S = 0.5  # after which pictures that an encoder is slow with do not keep others waiting
 
 
 @serve.ingress()
@@ -39,10 +39,13 @@ class Ingress:
     def __init__(
         self,
         settings: dict[str, Any],
+        tokens: Tokens,
+        admin: Tokens,
         parts: Sequence[DeploymentHandle] = (),
         encoder: DeploymentHandle | None = None,
     ) -> None:
         self._settings = ServiceSettings.model_validate(settings)
+        self._tokens, self._admin = tokens, admin
         path, cpus = self._settings.index, self._settings.replicas.cpus
         replica = serve.get_replica_context()
         self._measures = Measures(replica.replica_id.unique_id)
@@ -61,9 +64,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self._watcher.start()
-        tokens = Tokens.read(self._settings.tokens, TOKENS)
-        admin = Tokens.read(self._settings.admin_tokens, ADMIN_TOKENS)
-        return make_app(self._settings, self._service, tokens, admin, self._measures)
+        return make_app(self._settings, self._service, self._tokens, self._admin, self._measures)
 
     async def refresh(self) -> str:
         """Take up the version in use, in this copy."""
@@ -74,7 +75,8 @@ class Ingress:
         return await problem_of(self.refresh())
 
     async def _reload_all(self) -> str:
-        await _taken_up(self._own)
+        if not await _taken_up(self._own):
+            raise Refusal(503, "a copy of the service died meanwhile; try again", 1)
         return await self.refresh()
 
 
@@ -99,15 +101,17 @@ class RemotePart:
         return await self._handle.version.remote()
 
 
-async def _taken_up(handle: DeploymentHandle) -> None:
-    """The version in use, by every copy. Raises UserError where one can't."""
+async def _taken_up(handle: DeploymentHandle) -> bool:
+    """Whether every copy lived to take up the version in use. Raises UserError, or Refusal, where one can't."""
     answers = await handle.broadcast("take_up").results_async(timeout_s=_LOADING_S, return_exceptions=True)
     # A copy that died must not hide what another one found.
     for answer in answers:
         if isinstance(answer, str):
             raise UserError(answer)
-    if any(isinstance(answer, BaseException) for answer in answers):
-        raise Refusal(503, "a copy of the service died meanwhile; try again", 1)
+    failed = [answer for answer in answers if isinstance(answer, BaseException)]
+    if not all(isinstance(answer, RayActorError) for answer in failed):
+        raise Refusal(503, "a copy of the service cannot take up the version in use; its log says why", 1)
+    return not failed
 
 
 async def _again(call: Any) -> Any:
@@ -124,9 +128,14 @@ class EncoderHost(Host):
         self._encoders = Encoders("cuda" if gpus else "cpu", max(1, int(cpus)))
         super().__init__(path, watch_s, Library(path, lambda manifest: [], self._encoders.of))
 
-    async def encode(self, version: str, pixels: np.ndarray) -> np.ndarray | None:
-        """Uint8 (B, 3, S, S) to float32 (B, dim); None where this copy does not hold the version."""
-        if (index := self.held(version)) is None:
+    async def encode(self, version: str, model: str, pixels: np.ndarray) -> np.ndarray | None:
+        """Uint8 (B, 3, S, S) to float32 (B, dim) by the version's model; None where this copy does not have it.
+
+        Args:
+            model: its fingerprint; any version of it will do.
+        """
+        index = self.held(version) or self.of_model(model)
+        if index is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, self._encoders.encode, index, pixels
@@ -138,12 +147,18 @@ class Apart:
 
     def __init__(self, handle: DeploymentHandle, batch: int) -> None:
         self._handle = handle
-        self._batcher: Batcher[Picture, np.ndarray] = Batcher(self._run, batch, 2)
+        self._batcher: Batcher[Picture, np.ndarray] = Batcher(
+            self._run,
+            batch,
+            at_once=2,
+            held_s=_HELD_S,
+            key=lambda picture: (picture.index.version, hurried(picture.deadline)),
+        )
 
     async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
         return await self._batcher.ask(pictures)
 
-    async def prepare(self, index: Index) -> None:
+    async def prepare(self) -> None:
         await _taken_up(self._handle)
 
     async def missing(self) -> list[str]:
@@ -154,20 +169,14 @@ class Apart:
         return []
 
     async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
-        return await by_group(
-            batch,
-            lambda picture: (picture.index.version, hurried(picture.deadline)),
-            self._of_one_version,
-        )
-
-    async def _of_one_version(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
         loop = asyncio.get_running_loop()
-        version, pixels = batch[0].index.version, np.stack([picture.pixels for picture in batch])
+        version, model = batch[0].index.version, batch[0].index.manifest.model.fingerprint
+        pixels = np.stack([picture.pixels for picture in batch])
         end = min(picture.deadline for picture in batch)
         while loop.time() < end:
             try:
                 vectors = await asyncio.wait_for(
-                    _again(lambda: self._handle.encode.remote(version, pixels)), end - loop.time()
+                    _again(lambda: self._handle.encode.remote(version, model, pixels)), end - loop.time()
                 )
             except (RayActorError, BackPressureError, TimeoutError):
                 raise Refusal(503, "the encoder does not answer; try again later", 1) from None

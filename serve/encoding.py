@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from serve.batching import Batcher, by_group
+from serve.batching import Batcher
 from ucdr_ray.index.search import Index
 from ucdr_ray.models.encoder import Encoder
 
@@ -33,8 +33,8 @@ class Encoding(Protocol):
     async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
         """Unit vectors float32 (dim,). Raises Refusal."""
 
-    async def prepare(self, index: Index) -> None:
-        """Load what the version needs, before it is asked for."""
+    async def prepare(self) -> None:
+        """Load what the version in use needs, before questions go to it. Raises UserError where it can't be used."""
 
     async def missing(self) -> list[str]:
         """What does not answer; nothing when ready."""
@@ -72,23 +72,20 @@ class Here:
     def __init__(self, batch: int, threads: int = 1) -> None:
         self.encoders = Encoders(threads=threads)
         self._thread = ThreadPoolExecutor(1, "encode")
-        self._batcher: Batcher[Picture, np.ndarray] = Batcher(self._run, batch)
+        self._batcher: Batcher[Picture, np.ndarray] = Batcher(
+            self._run, batch, key=lambda picture: picture.index.manifest.model.fingerprint
+        )
 
     async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
         return await self._batcher.ask(pictures)
 
-    async def prepare(self, index: Index) -> None:
-        await asyncio.to_thread(self.encoders.of, index)
+    async def prepare(self) -> None:
+        """Nothing: the library that holds the version has loaded its encoder."""
 
     async def missing(self) -> list[str]:
         return []
 
-    async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
-        return await by_group(
-            batch, lambda picture: picture.index.manifest.model.fingerprint, self._by_one_encoder
-        )
-
-    async def _by_one_encoder(self, batch: list[Picture]) -> list[np.ndarray]:
+    async def _run(self, batch: list[Picture]) -> list[np.ndarray]:
         pixels = np.stack([picture.pixels for picture in batch])
         vectors = await asyncio.get_running_loop().run_in_executor(
             self._thread, self.encoders.encode, batch[0].index, pixels

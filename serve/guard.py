@@ -4,7 +4,6 @@ import asyncio
 import logging
 import traceback
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,8 +85,9 @@ class Guard:
         except Refusal as refusal:
             if status == 0:
                 await refused(refusal)(scope, receive, answer)
-        except ClientDisconnect:
-            status = status or 499  # nobody is there to answer to
+        except asyncio.CancelledError:  # nobody is there to answer to
+            status = status or 499
+            raise
         except Exception as error:
             # The place, but neither the text nor the paths, which might hold what is nobody's business.
             frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -9,6 +9,7 @@ from serve.library import Library
 from serve.watching import Watcher
 from ucdr_ray.errors import UserError
 from ucdr_ray.index.search import Index
+from ucdr_ray.index.shard import one_thread
 
 
 async def problem_of(taking_up: Awaitable[str]) -> str | None:
@@ -29,7 +30,7 @@ class Host:
             threads: that work on what is asked.
         """
         self._library = library
-        self._threads = ThreadPoolExecutor(threads, "work")
+        self._threads = ThreadPoolExecutor(threads, "work", initializer=one_thread)
         self._watcher = Watcher(path, watch_s, self.refresh)
 
     def held(self, version: str) -> Index | None:
@@ -39,6 +40,11 @@ class Host:
         if index is None:
             self._watcher.hurry()
         return index
+
+    def of_model(self, fingerprint: str) -> Index | None:
+        """A version of a model, if one is here."""
+        held = self._library.held
+        return next((index for index in held if index.manifest.model.fingerprint == fingerprint), None)
 
     async def refresh(self) -> str:
         """Take up the version in use, and say it.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ucdr_ray.index.manifest import Manifest, ShardEntry
 from ucdr_ray.index.search import Index
-from ucdr_ray.index.shard import one_thread
 from ucdr_ray.index.versions import current
 
 Only = Callable[[Manifest], list[ShardEntry]]
@@ -30,7 +29,6 @@ class Library:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        one_thread()
         self.path = path
         self._only = only
         self._prepare = prepare

@@ -59,11 +59,11 @@ def run(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     try:
         serve.start(http_options={"host": host, "port": chosen})
         serve.run(build(settings), name=_NAME, route_prefix="/", blocking=False)
+        for number in (signal.SIGINT, signal.SIGTERM):  # until here they stop the start
+            signal.signal(number, lambda *_: ended.set())
         ready(f"http://[{host}]:{chosen}" if ":" in host else f"http://{host}:{chosen}")
         while not ended.wait(1):
             pass

@@ -4,13 +4,13 @@ Cost of a batch: one call for each part that has shards of the domains asked, wh
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from serve.batching import Batcher, by_group, hurried
+from serve.batching import Batcher, hurried
 from serve.library import Library
 from serve.looking import Column, Looked, Question, Row, Wish, merged
 from serve.refusal import Refusal, no_version
@@ -37,7 +37,7 @@ class Part(Protocol):
         """An image, if it is in this part."""
 
     async def refresh(self) -> None:
-        """Take up the version in use, in every copy. Raises UserError where one finds it damaged."""
+        """Take up the version in use, in every copy that lives. Raises what keeps one from it."""
 
     async def version(self) -> str:
         """The version in use in one of the copies."""
@@ -80,28 +80,42 @@ class Router:
         if parts not in self._batchers and len(self._batchers) >= _KINDS:
             parts = frozenset()  # what asks in too many ways shares one
         if parts not in self._batchers:
-            self._batchers[parts] = Batcher(self._run, _MOST, _AT_ONCE, _HELD_S)
+            self._batchers[parts] = Batcher(
+                self._run,
+                _MOST,
+                _AT_ONCE,
+                _HELD_S,
+                key=lambda question: (question.index.version, hurried(question.deadline)),
+            )
         return await self._batchers[parts].ask(questions)
 
     async def row(self, id_: str, domain: str | None, index: Index) -> Row | None:
-        asked = [
-            self._parts[number].row(index.version, id_, domain)
+        tasks = [
+            asyncio.ensure_future(self._parts[number].row(index.version, id_, domain))
             for number, domains in self._domains_of(index).items()
             if domain is None or domain in domains
         ]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        rows = [answer for answer in answers if isinstance(answer, Row)]
-        if not rows and any(isinstance(answer, BaseException) for answer in answers):
+        silent = False
+        try:
+            for answer in asyncio.as_completed(tasks):  # who has it answers for all
+                try:
+                    if (row := await answer) is not None:
+                        return row
+                except Exception:
+                    silent = True
+        finally:
+            _given_up(tasks)
+        if silent:
             raise Refusal(503, "a part of the index that may have this image does not answer", 1)
-        return min(rows, key=lambda row: row.domain, default=None)
+        return None
 
     async def refresh(self) -> str:
         # The parts first: until all of them hold the new version, questions go to the old one.
-        # One that is dead takes it up when it starts again; one that finds it damaged keeps everybody from it.
+        # One that is dead takes it up when it starts again; one that can't keeps everybody from it.
         answers = await asyncio.gather(*(part.refresh() for part in self._parts), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, UserError):
-                raise answer
+        problems = [answer for answer in answers if isinstance(answer, BaseException)]
+        if problems:
+            raise next((problem for problem in problems if isinstance(problem, UserError)), problems[0])
         return await asyncio.to_thread(self._library.refresh)
 
     async def missing(self) -> list[str]:
@@ -125,14 +139,7 @@ class Router:
             }
         return self._holders[index.version]
 
-    async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
-        return await by_group(
-            batch,
-            lambda question: (question.index.version, hurried(question.deadline)),
-            self._from_one_version,
-        )
-
-    async def _from_one_version(self, batch: list[Question]) -> Sequence[Looked | Exception]:
+    async def _run(self, batch: list[Question]) -> Sequence[Looked | Exception]:
         """Answers from the version asked for or, where a part has it not yet or no more, another of the same model."""
         wanted = batch[0].index
         asked = {domain for question in batch for domain in question.wish.domains}
@@ -174,9 +181,7 @@ class Router:
             elif not task.cancelled() and task.exception() is None:
                 result = task.result()
                 if result is None:
-                    for other in tasks:
-                        if not other.cancel() and not other.cancelled():
-                            other.exception()  # seen, so that nobody logs it
+                    _given_up(tasks)
                     return None
                 answered[number] = result
         return [
@@ -200,3 +205,10 @@ class Router:
         if there < total and (self._strict or there == 0):
             return Refusal(503, f"{there} of {total} shards answered in time; try again later", 1)
         return Looked(index, merged(answers, question.wish), there, total)
+
+
+def _given_up(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel what is under way, and look at what failed, so that nobody logs it."""
+    for task in tasks:
+        if not task.cancel() and not task.cancelled():
+            task.exception()

@@ -125,9 +125,8 @@ class Service:
         Raises:
             UserError: it can't be used; the old one goes on.
         """
-        version = await self._searcher.refresh()
-        await self._encoding.prepare(self._searcher.newest)
-        return version
+        await self._encoding.prepare()
+        return await self._searcher.refresh()
 
     async def reload(self) -> str:
         """Take up the version in use, in every copy. Raises Refusal where it can't be used; the old one goes on."""
@@ -231,7 +230,7 @@ class Service:
             "shards": {"answered": looked.answered, "total": looked.total},
             "partial": looked.answered < looked.total,
             "notes": [
-                f"{name} has only {rows} images: all of them are in the answer"
+                f"{name} has only {rows} images"
                 for name in wish.domains
                 if (rows := looked.index.rows[name]) < wish.k
             ],
@@ -274,6 +273,8 @@ def _status(reject: Reject) -> int:
 def _found(looked: Looked, wish: Wish, min_score: float | None) -> dict[str, Any]:
     hits = merge(looked.by_domain.values(), wish.k)
     reason = nothing_matches(hits, min_score)
+    if reason and looked.answered < looked.total:
+        reason += f"; but only {looked.answered} of {looked.total} shards answered"
     return {
         "hits": [] if reason else _shown(hits, min_score),
         "by_domain": {

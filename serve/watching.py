@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ucdr_ray.errors import UserError
 from ucdr_ray.index.versions import current
 
+_REST = 30  # times as seldom, what could not be used is tried again: a disk that could not be read may heal
 log = logging.getLogger("ucdr_ray.serve")
 
 
@@ -37,7 +39,7 @@ class Watcher:
         self._now.set()
 
     async def _watch(self) -> None:
-        seen = ""
+        seen, again = "", float("inf")
         while True:
             hurried = False
             with suppress(TimeoutError):
@@ -46,14 +48,15 @@ class Watcher:
             wanted = ""
             try:
                 wanted = await asyncio.to_thread(current, self._path)
-                if wanted != seen or hurried:
-                    seen = await self._refresh()
-                self._said = ""
+                if wanted != seen or hurried or time.monotonic() > again:
+                    seen, again = await self._refresh(), float("inf")
+                    self._said = ""
             except UserError as error:
                 text = str(error).replace(f"{self._path.resolve()}/", "").replace(f"{self._path}/", "")
                 if text != self._said:
                     log.warning("the version in use stays: %s", text)
                 self._said = text
-                seen = wanted or seen  # it does not heal; another one is looked at again
+                seen = wanted or seen
+                again = time.monotonic() + _REST * self._every
             except Exception as error:  # such as a copy that died meanwhile: it is tried again
                 log.warning("the version in use stays: %s", type(error).__name__)

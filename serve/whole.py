@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from serve.batching import Batcher, by_group
+from serve.batching import Batcher
 from serve.library import Library
 from serve.looking import Looked, Question, Row, look, row_of
 from ucdr_ray.index.search import Index
+from ucdr_ray.index.shard import one_thread
 
 _MOST = 64  # questions that are searched together
 
@@ -27,9 +28,11 @@ class Whole:
             threads: searches at the same time, each on one core.
         """
         self._library = Library(path, prepare=prepare)
-        self._threads = ThreadPoolExecutor(threads, "search")
+        self._threads = ThreadPoolExecutor(threads, "search", initializer=one_thread)
         self._beside = ThreadPoolExecutor(1, "beside")  # thumbnails, which must not wait behind searches
-        self._batcher: Batcher[Question, Looked] = Batcher(self._run, _MOST, threads)
+        self._batcher: Batcher[Question, Looked] = Batcher(
+            self._run, _MOST, threads, key=lambda question: question.index.version
+        )
 
     @property
     def newest(self) -> Index:
@@ -47,10 +50,7 @@ class Whole:
     async def missing(self) -> list[str]:
         return []
 
-    async def _run(self, batch: list[Question]) -> list[Looked | Exception]:
-        return await by_group(batch, lambda question: question.index.version, self._from_one_version)
-
-    async def _from_one_version(self, batch: list[Question]) -> list[Looked]:
+    async def _run(self, batch: list[Question]) -> list[Looked]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _looked, batch)
 
 

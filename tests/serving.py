@@ -22,7 +22,7 @@ SHAPES = [0, 1, 3]  # parts; 0: whole
 
 
 class LocalPart(PartHost):
-    """A part in this process. `before` is awaited before each search: it may sleep, or raise."""
+    """A part in this process. `before` is awaited before each search and look-up: it may sleep, or raise."""
 
     before: Callable[[], Awaitable[None]] | None = None
 
@@ -30,6 +30,11 @@ class LocalPart(PartHost):
         if self.before is not None:
             await self.before()
         return await super().search(*question)
+
+    async def row(self, *question: Any) -> Any:
+        if self.before is not None:
+            await self.before()
+        return await super().row(*question)
 
 
 class Site:

@@ -15,6 +15,7 @@ Resize = Literal["squash", "crop"]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _SHOWN = ("JPEG", "PNG", "WEBP", "GIF")
 _LOSSY = {"JPEG", "MPO", "WEBP"}
+_STRIP = 512  # rows whose colours are made at once
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _READABLE = {
     "1",
@@ -166,6 +167,17 @@ def _pixels(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    plain = image.mode in {"1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB"}
+    if (plain and "transparency" not in image.info) or image.height <= _STRIP:
+        return _strip_to_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):  # what follows takes up to 20 bytes a pixel
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        whole.paste(_strip_to_rgb(strip), (0, top))
+    return whole
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode in _SIXTEEN_BIT:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         if isinstance(clear := image.info.get("transparency"), int):

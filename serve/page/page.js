@@ -35,14 +35,16 @@ async function call(path, options = {}) {
   return response;
 }
 
-// An <img> can't carry a token; then the picture is fetched and shown from memory.
-function show(image, id, domain) {
-  const path = `/v1/images/${encodeURIComponent(id)}?domain=${encodeURIComponent(domain)}`;
+// An <img> can't carry a token; then the picture is fetched and shown from memory, if it is still wanted by then.
+function show(image, { id, domain }, wanted = () => true) {
+  const where = domain ? `?domain=${encodeURIComponent(domain)}` : "";
+  const path = `/v1/images/${encodeURIComponent(id)}${where}`;
   if (!token()) {
     image.src = path;
     return;
   }
   call(path).then((response) => response.blob()).then((blob) => {
+    if (!wanted()) return;
     image.onload = () => URL.revokeObjectURL(image.src);
     image.src = URL.createObjectURL(blob);
   }, () => { image.alt += " (picture not available)"; });
@@ -50,7 +52,7 @@ function show(image, id, domain) {
 
 function picture(found, note, small) {
   const image = element("img", { alt: small ? `Search from example ${note}` : "", loading: "lazy", decoding: "async" });
-  show(image, found.id, found.domain);
+  show(image, found);
   const button = element("button", { type: "button" }, image);
   if (!small) {
     const steps = found.source.split("/").flatMap((step, at) => (at ? [element("wbr"), `/${step}`] : [step]));
@@ -72,12 +74,13 @@ function choose(next, remember = true) {
   image.hidden = false;
   image.alt = next.file ? `Your image ${next.file.name || ""}`.trim() : `The query: ${next.source}`;
   if (next.file) image.src = preview;
-  else show(image, next.id, next.domain);
+  else show(image, next, () => query === next);
   $("how").textContent = next.file ? next.file.name || "pasted image" : next.source;
   if (remember) {
     const state = next.file ? null : { id: next.id, domain: next.domain, source: next.source };
     history.pushState(state, "", next.file ? "/" : `/#${encodeURIComponent(next.id)}`);
   }
+  if ($("examples").contains(document.activeElement)) $("status").focus();  // what was pressed goes away
   $("examples").open = false;
   scrollTo({ top: 0 });
   ask();
@@ -96,13 +99,13 @@ function wishes() {
 async function ask() {
   if (!query || !index) return;
   const wanted = wishes();
+  asking?.abort();
   clear();
   if (wanted.domains && !wanted.domains.length) {
     $("problem").textContent = "Choose at least one domain to search in.";
     $("problem").hidden = false;
     return;
   }
-  asking?.abort();
   const mine = asking = new AbortController();
   $("status").textContent = "Searching …";
   $("results").setAttribute("aria-busy", "true");
@@ -125,13 +128,12 @@ function request(wanted, signal) {
   }
   const form = new FormData();
   form.append("image", query.file, query.file.name || "pasted");
-  for (const [name, value] of Object.entries(wanted)) {
-    for (const one of [value].flat()) form.append(name, String(one));
-  }
+  for (const [name, value] of Object.entries(wanted)) form.append(name, String(value));  // domains: a,b,c
   return ["/v1/search", { method: "POST", body: form, signal }];
 }
 
 function clear() {
+  if ($("results").contains(document.activeElement)) $("status").focus();
   $("results").replaceChildren();
   $("status").textContent = "";
   $("problem").hidden = true;
@@ -185,10 +187,30 @@ async function start() {
     const box = element("input", { type: "checkbox", value: name, checked: true });
     return element("label", {}, box, `${name} (${images.toLocaleString("en")})`);
   }));
-  const { examples } = await (await call("/v1/examples")).json();
+  const { examples } = await call("/v1/examples").then((said) => said.json(), () => ({ examples: [] }));
   $("examples").querySelector("ul").replaceChildren(
     ...examples.map((one, number) => picture(one, `${number + 1} (${one.domain})`, true)));
   $("examples").hidden = !examples.length;
+}
+
+// What the address says: a search from an image of the index, or none.
+function asked() {
+  if (history.state?.id) return history.state;
+  try {
+    const id = decodeURIComponent(location.hash.slice(1));
+    return id ? { id, source: id } : null;
+  } catch {
+    return null;
+  }
+}
+
+function forget() {
+  query = null;
+  asking?.abort();
+  clear();
+  $("query").hidden = true;
+  $("how").textContent = "or drop one here, or paste one.";
+  $("examples").open = true;
 }
 
 $("file").addEventListener("change", ({ target }) => {
@@ -223,7 +245,13 @@ addEventListener("paste", (event) => {
   const file = [...(event.clipboardData?.files || [])][0];
   if (file) choose({ file });
 });
-addEventListener("popstate", ({ state }) => {
-  if (state?.id) choose(state, false);
+addEventListener("popstate", () => {
+  const before = asked();
+  if (before) choose(before, false);
+  else forget();
 });
-start();
+start().then(() => {
+  const before = asked();
+  if (query || !before) ask();
+  else choose(before, false);
+});

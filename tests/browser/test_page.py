@@ -62,6 +62,81 @@ def test_a_result_is_searched_from_and_back_leads_back(page):
     assert page.url == first
 
 
+def test_a_search_survives_a_reload_and_can_be_passed_on(page, browser):
+    page.locator("#examples button").nth(1).click()
+    expect(page.locator("#results section")).to_have_count(3)
+    how = page.locator("#how").inner_text()
+    page.reload()
+    expect(page.locator("#results section")).to_have_count(3)
+    expect(page.locator("#how")).to_have_text(how)
+    other = browser.new_page()
+    other.goto(page.url)
+    expect(other.locator("#results section")).to_have_count(3)
+    best = other.locator("#results .score").first
+    expect(best).to_have_text("1.000")
+    other.close()
+    page.go_back()
+    expect(page.locator("#results section")).to_have_count(0)
+    expect(page.locator("#examples button").first).to_be_visible()
+
+
+def test_a_picture_that_comes_late_does_not_stand_for_another_query(browser, index):
+    """With a token, pictures are fetched: here the query's comes after another query was chosen."""
+    running = Served(index, tokens=(TOKEN,))
+    page = browser.new_page()
+    page.goto(running.address)
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Token").press("Enter")
+    page.wait_for_selector("#examples:not([hidden])")
+    page.evaluate(
+        """() => {
+          const usual = window.fetch;
+          window.fetch = async (path, options) => {
+            if (String(path).includes("/v1/images/")) await new Promise((done) => setTimeout(done, 500));
+            return usual(path, options);
+          };
+        }"""
+    )
+    page.locator("#examples button").first.click()
+    upload(page)
+    expect(page.locator("#results section")).to_have_count(3)
+    own = page.locator("#query").get_attribute("src")
+    page.wait_for_timeout(1_500)
+    assert page.locator("#query").get_attribute("src") == own
+    page.close()
+    running.stop()
+
+
+def test_many_domains_can_be_chosen(page):
+    """As many fields as a form may have are no limit to them."""
+    page.evaluate(
+        """() => {
+          const boxes = document.getElementById("domains");
+          for (let n = 0; n < 30; n++) boxes.append(boxes.firstElementChild.cloneNode(true));
+        }"""
+    )
+    page.get_by_role("checkbox", name="sketch").uncheck()
+    upload(page)
+    expect(page.locator("#results section")).to_have_count(2)
+
+
+def test_the_last_domain_stays_refused_though_an_answer_was_under_way(page):
+    page.evaluate(
+        """() => {
+          const usual = window.fetch;
+          window.fetch = (path, options) => new Promise((done, failed) => {
+            setTimeout(() => usual(path, options).then(done, failed), 300);
+            options?.signal?.addEventListener("abort", () => failed(new DOMException("", "AbortError")));
+          });
+        }"""
+    )
+    upload(page)
+    for name in ("photo", "sketch", "oil painting"):
+        page.get_by_role("checkbox", name=name).uncheck()
+    page.wait_for_timeout(800)
+    expect(page.get_by_role("alert")).to_have_text("Choose at least one domain to search in.")
+
+
 def test_the_keyboard_is_enough(page):
     page.keyboard.press("Tab")
     expect(page.locator("#file")).to_be_focused()
@@ -71,6 +146,14 @@ def test_the_keyboard_is_enough(page):
             break
     page.keyboard.press("Enter")
     expect(page.locator("#results section")).to_have_count(3)
+    for _ in range(
+        2
+    ):  # what was pressed is gone: the next key starts at the answer, not at the top of the page
+        assert page.evaluate("document.activeElement.id") == "status"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.matches('#results button')")
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(300)
 
 
 def test_an_image_can_be_pasted_and_dropped(page):

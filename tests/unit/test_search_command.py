@@ -64,7 +64,7 @@ def test_the_table_shows_every_hit_and_what_it_rests_on(world, query, capsys, mo
     assert "a [red] cat.png" in text
     for slot in range(23):
         assert f"sketch/{slot}.png" in text
-    assert "sketch has only 23 images: all of them are in the answer" in text
+    assert "sketch has only 23 images" in text
     assert f"index version {current(world.index)}" in text and "4 of 4 shards answered" in text
     assert len(json.loads((tmp_path / "found.json").read_text())["queries"][0]["hits"]) == 24
 

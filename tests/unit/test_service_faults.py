@@ -1,126 +1,21 @@
-"""New versions, dead and slow parts, deadlines and overload: what the service promises then, without Ray."""
+"""Dead and slow parts, deadlines and overload: what the service promises then, without Ray."""
 
 import asyncio
 import shutil
 import time
-from contextvars import ContextVar
 
 import numpy as np
 import pytest
 
-from serve.batching import Batcher
+from serve.app import parts_of
 from serve.messages import Answer
-from serve.refusal import Refusal
-from tests.serving import SHAPES, Site, ask
-from tests.tiny import make_catalog, make_embeddings
-from ucdr_ray.errors import UserError
-from ucdr_ray.index.build import build
-from ucdr_ray.index.change import delete, rollback
+from serve.settings import ServiceSettings
+from tests.serving import Site, ask
 from ucdr_ray.index.search import Index
-
-ADMIN = "a-token-for-the-admin"
-HEADERS = {"authorization": f"Bearer {ADMIN}"}
 
 
 def query(world, **wishes):
     return {"json": {"vector": world.embeddings.vectors("photo")[7].tolist(), "k": 5} | wishes}
-
-
-@pytest.fixture(params=SHAPES)
-def parts(request) -> int:
-    return request.param
-
-
-def test_a_new_version_is_taken_up_and_rolled_back(world, copy, parts):
-    site = Site(copy, parts, admin=(ADMIN,))
-    first = Index.open(copy).version
-    found = Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content)
-    delete(copy, [found.hits[0].id])
-    second = Index.open(copy).version
-    before = Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content)
-    assert (before.index_version, before.hits) == (first, found.hits)
-    assert ask(site, "/v1/admin/reload", headers=HEADERS).json() == {"index_version": second}
-    after = Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content)
-    assert after.index_version == second and found.hits[0].id not in [hit.id for hit in after.hits]
-    assert ask(site, f"/v1/images/{found.hits[0].id}", "GET").status_code == 404
-    rollback(copy, first)
-    assert ask(site, "/v1/admin/reload", headers=HEADERS).json() == {"index_version": first}
-    assert Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content).hits == found.hits
-
-
-def test_no_answer_mixes_versions_while_they_change(world, copy, parts):
-    """Versions differ in one image each, the nearest: an answer holds exactly those of its own version."""
-    site = Site(copy, parts, admin=(ADMIN,), deadline_ms=30_000)
-    expected = {}
-
-    def remember():
-        index = Index.open(copy)
-        vector = world.embeddings.vectors("photo")[7]
-        expected[index.version] = [hit.id for hit in index.search(vector[None], k=5, exact=True)[0].hits]
-
-    async def clients():
-        answers = []
-        async with site.client() as client:
-
-            async def loop():
-                while not done.is_set():
-                    answers.append(await client.post("/v1/search", **query(world)))
-                    await asyncio.sleep(0)
-
-            done = asyncio.Event()
-            loops = [asyncio.create_task(loop()) for _ in range(4)]
-            for _ in range(4):
-                await asyncio.sleep(0.1)
-                await asyncio.to_thread(lambda: delete(copy, [expected[Index.open(copy).version][0]]))
-                await asyncio.to_thread(remember)
-                for part in site.parts[:1]:
-                    await part.refresh()  # one copy is ahead of the others, as replicas are
-                    await asyncio.sleep(0.05)
-                assert (await client.post("/v1/admin/reload", headers=HEADERS)).status_code == 200
-            await asyncio.sleep(0.1)
-            done.set()
-            await asyncio.gather(*loops)
-        return answers
-
-    remember()
-    answers = asyncio.run(clients())
-    assert {response.status_code for response in answers} == {200}
-    versions = set()
-    for response in answers:
-        answer = Answer.model_validate_json(response.content)
-        versions.add(answer.index_version)
-        assert [hit.id for hit in answer.hits] == expected[answer.index_version]
-    assert len(versions) >= 3
-
-
-def test_a_damaged_version_is_not_taken_up(world, copy, parts):
-    site = Site(copy, parts, admin=(ADMIN,))
-    first = Index.open(copy).version
-    catalog = make_catalog(copy.parent / "catalog", {"photo": 12})
-    index = build(make_embeddings(copy.parent / "embeddings", catalog), catalog, copy)
-    vectors = index.folder / index.manifest.shards[0].vectors.file
-    vectors.write_bytes(vectors.read_bytes()[:-1] + b"x")
-    response = ask(site, "/v1/admin/reload", headers=HEADERS)
-    assert response.status_code == 409 and "does not match its checksum" in response.json()["error"]
-    assert str(copy) not in response.json()["error"]
-    answer = Answer.model_validate_json(ask(site, "/v1/search", **query(world)).content)
-    assert answer.index_version == first
-
-
-def test_a_version_whose_encoder_cannot_be_loaded_is_not_taken_up(world, copy, parts):
-    site = Site(copy, parts, admin=(ADMIN,))
-    first = Index.open(copy).version
-    delete(copy, [world.catalog.read("photo", ["id"])["id"][9].as_py()])
-    with pytest.MonkeyPatch.context() as patch:
-
-        def broken(_):
-            raise UserError(f"foreign encoder in {copy}/versions")
-
-        patch.setattr(site.searcher._library, "_prepare", broken)
-        response = ask(site, "/v1/admin/reload", headers=HEADERS)
-        assert response.status_code == 409 and response.json()["error"] == "foreign encoder in versions"
-    assert ask(site, "/v1/search", **query(world)).json()["index_version"] == first
-    assert ask(site, "/v1/admin/reload", headers=HEADERS).status_code == 200
 
 
 async def dead():
@@ -226,60 +121,83 @@ def test_what_is_too_much_is_told_to_come_back(world):
     assert all(response.headers["retry-after"] for response in answers if response.status_code == 429)
 
 
-def test_batches_form_while_others_are_at_work_and_none_is_lost():
-    sizes = []
-
-    async def squares(batch):
-        sizes.append(len(batch))
-        await asyncio.sleep(0.01)
-        return [ValueError(str(number)) if number % 10 == 9 else number**2 for number in batch]
-
-    async def all_of_them():
-        batcher = Batcher(squares, most=8, at_once=2)
-        return await asyncio.gather(*(batcher.ask([number]) for number in range(50)), return_exceptions=True)
-
-    for number, answer in enumerate(asyncio.run(all_of_them())):
-        assert str(answer) == str(number) if number % 10 == 9 else answer == [number**2]
-    assert sum(sizes) == 50 and max(sizes) == 8 and sizes[0] == 1
-
-
-def test_who_goes_away_takes_nobody_along():
-    """A batch's work belongs to none of those who asked: Ray cancels what began in a request that was given up."""
-    asker = ContextVar("asker", default="nobody")
-
-    async def run(batch):
-        if batch == ["cancelled"]:
-            raise asyncio.CancelledError
-        return [asker.get()] * len(batch)
-
-    async def asked():
-        asker.set("somebody")
-        batcher = Batcher(run, most=1)
-        with pytest.raises(Refusal):
-            await asyncio.wait_for(batcher.ask(["cancelled"]), 5)
-        return await batcher.ask(["other"])
-
-    assert asyncio.run(asked()) == ["nobody"]
+def test_what_a_living_part_has_is_shown_while_another_is_silent(world):
+    """Of two parts one sleeps, the other is asked by id and for a thumbnail; then the one that has it sleeps."""
+    site = Site(world.index, 2, deadline_ms=1_000)
+    rows = [(part, part._library.newest) for part in site.parts]
+    ids = [
+        next(iter(index.domain(name).live()[1])).decode()
+        for _, index in rows
+        for name in index.manifest.domains
+        if index.domain(name).shards
+    ]
+    holders = [next(part for part, index in rows if index.find(id_) is not None) for id_ in ids]
+    for id_, holder in zip(ids, holders, strict=True):
+        for part, _ in rows:
+            part.before = None if part is holder else asleep
+        start = time.perf_counter()
+        assert ask(site, f"/v1/images/{id_}", "GET").status_code == 200
+        assert time.perf_counter() - start < 0.9
+        holder.before = asleep
+        assert ask(site, f"/v1/images/{id_}", "GET").status_code == 503
 
 
-def test_who_has_gone_is_not_answered():
-    asked = []
+def test_an_answer_without_all_shards_does_not_say_that_nothing_matches_in_them(world):
+    site = Site(world.index, 2)
+    site.parts[0].before = dead
+    answer = ask(site, "/v1/search", **query(world, min_score=1.0, k=64)).json()
+    assert answer["partial"] and answer["shards"]["answered"] < answer["shards"]["total"]
+    if answer["null"] is not None:
+        assert f"only {answer['shards']['answered']} of" in answer["null"]["reason"]
+    assert not any("all of them" in note for note in answer["notes"])
 
-    async def slow(batch):
-        asked.extend(batch)
-        await asyncio.sleep(0.02)
-        return batch
 
-    async def impatient():
-        batcher = Batcher(slow, most=1)
-        first = asyncio.create_task(batcher.ask(["first"]))
-        await asyncio.sleep(0)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(batcher.ask(["gone"]), 0.001)
-        last = await batcher.ask(["last"])
-        return [*(await first), *last]
+def test_who_goes_away_is_counted_as_such(world):
+    """Neither as an error of the service nor as no status at all."""
+    site = Site(world.index)
 
-    assert asyncio.run(impatient()) == ["first", "last"] == asked
+    async def gone_while_sending():
+        return {"type": "http.disconnect"}
+
+    async def send(_):
+        pass
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/search",
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+    }
+
+    async def given_up():
+        await site.app(scope, gone_while_sending, send)
+        task = asyncio.ensure_future(site.app(scope, lambda: asyncio.sleep(30), send))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        async with site.client() as client:
+            return (await client.get("/metrics")).text
+
+    counted = [
+        line for line in asyncio.run(given_up()).splitlines() if line.startswith("ucdr_requests_total")
+    ]
+    assert len(counted) == 1 and 'status="499"' in counted[0] and counted[0].endswith(" 2.0")
+
+
+def test_as_many_parts_as_keep_each_within_its_memory(world):
+    manifest = Index.open(world.index).manifest
+    sizes = [entry.memory for entry in manifest.shards]
+    for memory in (max(sizes), max(sizes) + min(sizes), sum(sizes)):
+        settings = ServiceSettings(index=world.index, shape="sharded", memory=memory)
+        parts = parts_of(settings, manifest)
+
+        def largest(count):
+            groups = [manifest.part(number, count) for number in range(count)]
+            return max(sum(entry.memory for entry in group) for group in groups)
+
+        assert largest(parts) <= memory and (parts == 1 or largest(parts - 1) > memory)
+    assert parts_of(ServiceSettings(index=world.index, shape="sharded", memory=1), manifest) == len(sizes)
 
 
 def test_parts_hold_every_shard_once_and_are_alike_in_size(world):

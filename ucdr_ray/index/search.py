@@ -232,9 +232,7 @@ class Index:
         found = [domain.search(queries, k, exact) for domain in opened]
         shards = sum(len(domain.shards) for domain in opened)
         notes = [
-            f"{name} has only {rows} images: all of them are in the answer"
-            for name in names
-            if (rows := self.manifest.rows_of(name)) < k
+            f"{name} has only {rows} images" for name in names if (rows := self.manifest.rows_of(name)) < k
         ]
         return [
             Answer(
