@@ -150,7 +150,7 @@ class Shard:
         worst = np.partition(rough, -k, axis=1)[:, -k, None]
         most = (rough >= worst - self._tolerance).sum(axis=1).max()
         nearest = np.argpartition(-rough, most - 1, axis=1)[:, :most]
-        return np.take_along_axis(rows, nearest, axis=1)
+        return np.asarray(rows[np.arange(len(rows))[:, None], nearest])
 
     def _score(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Cosines float32 (n,) of (dim,) with stored rows. Equal rows get equal scores: each is summed in one order."""
