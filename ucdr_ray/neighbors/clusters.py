@@ -7,11 +7,11 @@ of all the shards of a domain, joined, do as well as one of the whole.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
 
+from ucdr_ray.neighbors.kmeans import k_means
 from ucdr_ray.neighbors.mutual import graphs
 from ucdr_ray.neighbors.nearest import Nearest, slots_of
 from ucdr_ray.neighbors.order import closest
@@ -46,16 +46,7 @@ class Sample:
         trained = min(_TRAINED * _clusters(rows), -(-rows // 2))
         held = min(_HELD, rows - trained)
         drawn = np.random.default_rng(seed).choice(rows, trained + held, replace=False)
-        order = part.slots.argsort()
-        slots = part.slots[order].cpu().numpy()
-
-        def own(some: np.ndarray) -> Tensor:
-            """Own rows among some, by ascending slot."""
-            return part.vectors[
-                order[torch.from_numpy(np.flatnonzero(np.isin(slots, some))).to(order.device)]
-            ]
-
-        return cls(own(drawn[:trained]), own(drawn[trained:]), rows)
+        return cls(own_rows(part, drawn[:trained]), own_rows(part, drawn[trained:]), rows)
 
     @classmethod
     def joined(cls, shards: "Sequence[Sample]") -> "Sample":
@@ -77,22 +68,8 @@ class Clusters:
         if len(rows) == 0:
             return cls(sample.trained.new_zeros(1, rows.shape[1]))
         count = max(1, min(_clusters(sample.rows), len(rows) // 8))
-        means = faiss.Kmeans(
-            rows.shape[1],
-            count,
-            niter=_ROUNDS,
-            spherical=True,
-            seed=seed,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),
-        )
-        before = faiss.omp_get_max_threads()
-        try:
-            faiss.omp_set_num_threads(1)  # so that the sums are the same wherever they are made
-            means.train(rows)
-        finally:
-            faiss.omp_set_num_threads(before)
-        return cls(torch.from_numpy(means.centroids).to(sample.trained.device))
+        centroids, _ = k_means(rows, count, _ROUNDS, seed, spherical=True)
+        return cls(torch.from_numpy(centroids).to(sample.trained.device))
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -100,6 +77,13 @@ class Clusters:
     def assign(self, vectors: Tensor) -> Tensor:
         """(N,) int64: the cluster of each of (N, D) rows. A row's cluster does not depend on the other rows."""
         return closest(vectors, self.centroids)
+
+
+def own_rows(part: Rows, slots: np.ndarray) -> Tensor:
+    """A shard's own rows among `slots`, by ascending slot, in whatever order it keeps them."""
+    order = part.slots.argsort()
+    found = np.flatnonzero(np.isin(part.slots[order].cpu().numpy(), slots))
+    return part.vectors[order[torch.from_numpy(found).to(order.device)]]
 
 
 def near(a: Clusters, sample: Sample, b: Clusters, other: Sample | None, k: int) -> Tensor:

@@ -1,0 +1,37 @@
+"""k-means by FAISS, with the same numbers on any number of threads."""
+
+import faiss
+import numpy as np
+
+
+def k_means(
+    rows: np.ndarray, clusters: int, rounds: int, seed: int, spherical: bool = False, spread: bool = False
+) -> tuple[np.ndarray, float]:
+    """Cluster all of the rows (N, D) float32; N >= clusters >= 1.
+
+    Args:
+        spherical: by inner product, with centroids of unit length; else by Euclidean distance.
+        spread: begin with rows far from each other (k-means++), so that well-separated groups are not missed; else
+            with any, which takes no time.
+
+    Returns:
+        (clusters, D) centroids, and the inertia: the sum of squared distances to the nearest one (or of products).
+    """
+    start = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS if spread else faiss.ClusteringInitMethod_RANDOM
+    means = faiss.Kmeans(
+        rows.shape[1],
+        clusters,
+        niter=rounds,
+        spherical=spherical,
+        seed=seed,
+        init_method=start,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),  # by default FAISS leaves all but 256 for each centroid out
+    )
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1)  # so that the sums are the same wherever they are made
+        inertia = means.train(rows)
+    finally:
+        faiss.omp_set_num_threads(before)
+    return means.centroids, float(inertia)
