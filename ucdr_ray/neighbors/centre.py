@@ -15,6 +15,11 @@ def exact_sum(keys: Tensor) -> Tensor:
     return total
 
 
+def mean(total: Tensor, rows: int) -> Tensor:
+    """(D,) float32 mean of so many unit rows from their `exact_sum`s, added up over the shards."""
+    return (total.double() / (_FRACTION * rows)).float()
+
+
 def centred(keys: Tensor, total: Tensor | None = None, rows: int | None = None) -> Tensor:
     """Rows without the mean of their domain, of unit length.
 
@@ -27,5 +32,4 @@ def centred(keys: Tensor, total: Tensor | None = None, rows: int | None = None) 
     total, rows = exact_sum(keys) if total is None else total, rows or len(keys)
     if rows <= 1:
         return keys
-    mean = (total.double() / (_FRACTION * rows)).float()
-    return torch.nn.functional.normalize(keys - mean, dim=1)
+    return torch.nn.functional.normalize(keys - mean(total, rows), dim=1)
