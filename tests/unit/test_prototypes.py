@@ -55,6 +55,16 @@ def test_the_elbow_is_at_the_number_of_blobs(count):
     torch.testing.assert_close(found.mean, sample.mean(0))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_anywhere_have_a_prototype_each(seed):
+    """One attempt from random rows, or one of k-means++, takes two groups for one at some of these seeds."""
+    draw, group = np.random.default_rng(seed), np.arange(700) % 7
+    data = unit_rows(7, 128, seed).numpy()[group] + 0.08 * draw.normal(size=(700, 128))
+    sample = torch.nn.functional.normalize(torch.tensor(data, dtype=torch.float32), dim=1)
+    own = assign(sample, clusters(sample, 7, seed))
+    assert len(own[:7].unique()) == 7 and torch.equal(own, own[torch.from_numpy(group)])
+
+
 def test_the_elbow_is_told_by_some_rows_of_many(monkeypatch):
     monkeypatch.setattr(prototypes, "_COUNTED", 100)
     seen = []

@@ -3,6 +3,8 @@
 import faiss
 import numpy as np
 
+_ATTEMPTS = 5  # after one, a group of seven is missed one time in three
+
 
 def k_means(
     rows: np.ndarray, clusters: int, rounds: int, seed: int, spherical: bool = False, spread: bool = False
@@ -11,8 +13,8 @@ def k_means(
 
     Args:
         spherical: by inner product, with centroids of unit length; else by Euclidean distance.
-        spread: begin with rows far from each other (k-means++), so that well-separated groups are not missed; else
-            with any, which takes no time.
+        spread: begin with rows far from each other (k-means++) and take the best of some attempts, so that hardly any
+            well-separated group is missed; else begin once with any rows, which takes no time.
 
     Returns:
         (clusters, D) centroids, and the inertia: the sum of squared distances to the nearest one (or of products).
@@ -25,6 +27,7 @@ def k_means(
         spherical=spherical,
         seed=seed,
         init_method=start,
+        nredo=_ATTEMPTS if spread else 1,
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),  # by default FAISS leaves all but 256 for each centroid out
     )
