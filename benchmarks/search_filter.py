@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from ucdr_ray.index.search import Index
 
 RECALL = 0.95
 QUERIES = 20  # of each domain in each
-TRIED = 72  # of them, with each effort
+TRIED, TIMED = 240, 48  # of them, with each effort
+DEEPER = [K * 2**n for n in range(2, 14)]  # candidates of which few are of the domain
 KINDS: tuple[ApproximateKind, ...] = ("ivf-flat", "ivf-pq")
 Search = Callable[
     [np.ndarray, str], np.ndarray
@@ -45,14 +47,15 @@ def filtered(
     speeds: dict[str, dict[str, float]] = {"shards": {}, "as_built": {}, "selector": {}, "postfilter": {}}
     for kind in KINDS:
         own = Index.open(made(work / f"by-domain-{kind}", vectors, kind))
+        fetches = [K * fetch for fetch in kinds.FETCHES[kind]]
         most = max(own.domain(name).shards[0].most_effort for name in names)
-        speeds["shards"][kind] = fastest(partial(by_effort, own), efforts(kind, most), pairs)
+        speeds["shards"][kind] = fastest(partial(by_effort, own), to_try(most), fetches, pairs)
         speeds["as_built"][kind] = rate(partial(scores_of, own), pairs)
         # Its efforts are found below.
         one = Index.open(made(work / f"of-all-{kind}", {"all": flat}, kind, recall=0.01))
         rival = Rival(one, kind, ranges)
-        speeds["selector"][kind] = fastest(rival.selected, efforts(kind, rival.most), pairs)
-        speeds["postfilter"][kind] = fastest(rival.filtered, efforts(kind, rival.most, deeper=True), pairs)
+        speeds["selector"][kind] = fastest(rival.selected, to_try(rival.most), fetches, pairs)
+        speeds["postfilter"][kind] = fastest(rival.filtered, to_try(rival.most), DEEPER, pairs)
     table = Table("kind", *speeds, title=f"{len(flat):,} rows, one domain of {len(names)}, queries a second")
     for kind in KINDS:
         table.add_row(kind, *(f"{speeds[way][kind]:,.0f}" for way in speeds))
@@ -110,13 +113,9 @@ def by_effort(index: Index, effort: int, fetch: int, query: np.ndarray, name: st
     return scores_of(index, query, name, Effort(effort, fetch // K))
 
 
-def efforts(kind: ApproximateKind, most: int, deeper: bool = False) -> list[tuple[int, int]]:
-    """Cells, or candidates kept while walking, and candidates taken; the least work first."""
-    tried = sorted({n for n in (round(1.25**n) for n in range(60)) if n <= most})
-    fetches = [K * 2**n for n in range(2, 14)] if deeper else [K * fetch for fetch in kinds.FETCHES[kind]]
-    return sorted(
-        ((effort, fetch) for effort in tried for fetch in fetches), key=lambda both: both[0] * both[1]
-    )
+def to_try(most: int) -> list[int]:
+    """Cells, each number a quarter above the one before."""
+    return sorted({n for n in (round(1.25**n) for n in range(60)) if n < most} | {most})
 
 
 class Rival:
@@ -179,26 +178,41 @@ def rate(search: Search, pairs: list[tuple[np.ndarray, str, float]]) -> float:
 
 def fastest(
     search: Callable[[int, int, np.ndarray, str], np.ndarray],
-    efforts: list[tuple[int, int]],
+    cells: list[int],
+    fetches: list[int],
     pairs: list[tuple[np.ndarray, str, float]],
 ) -> float:
-    """The rate of the quickest of the efforts that reach the recall; none is known beforehand, so all are tried.
+    """The rate of the quickest effort that reaches the recall, 0 where none does.
 
-    One that takes longer for some queries than another that reaches it, or is far from it there, is not tried further.
+    For every number of candidates the fewest cells are found by bisection, until candidates alone take longer than the
+    best so far. Ascending numbers; a search by more of either finds no less.
     """
-    reached: list[tuple[float, tuple[int, int]]] = []
-    for effort in efforts:
-        if any(effort[0] >= cells and effort[1] >= fetch for _, (cells, fetch) in reached):
+    best: tuple[float, partial[np.ndarray]] | None = None
+    some, few = pairs[:TRIED], pairs[:TIMED]
+    for fetch in fetches:
+        if best is not None and timed(partial(search, cells[0], fetch), few) > best[0]:
+            break
+        if recall(partial(search, cells[-1], fetch), few) < RECALL - 0.05:
             continue
-        tried = partial(search, *effort)
+        place = bisect_left(cells, RECALL, key=lambda n, f=fetch: recall(partial(search, n, f), some))
+        while place < len(cells) and recall(partial(search, cells[place], fetch), pairs) < RECALL:
+            place += 1
+        if place < len(cells):
+            tried = partial(search, cells[place], fetch)
+            best = min(
+                (found for found in (best, (timed(tried, few), tried)) if found), key=lambda one: one[0]
+            )
+    return 0.0 if best is None else rate(best[1], pairs)
+
+
+def timed(search: Search, pairs: list[tuple[np.ndarray, str, float]]) -> float:
+    """Median seconds of a query."""
+    took = []
+    for query, name, _ in pairs:
         start = time.perf_counter()
-        near = recall(tried, pairs[:TRIED]) >= RECALL - 0.1
-        took = time.perf_counter() - start
-        if near and took < min(reached, default=(np.inf,))[0] and recall(tried, pairs) >= RECALL:
-            reached.append((took, effort))
-    if reached:
-        return rate(partial(search, *min(reached)[1]), pairs)
-    return 0.0  # out of reach
+        search(query, name)
+        took.append(time.perf_counter() - start)
+    return statistics.median(took)
 
 
 def qdrant(
