@@ -194,14 +194,18 @@ def fastest(
             break
         if recall(partial(search, cells[-1], fetch), few) < RECALL - 0.05:
             continue
-        place = bisect_left(cells, RECALL, key=lambda n, f=fetch: recall(partial(search, n, f), some))
+
+        def reached(n: int, fetch: int = fetch) -> float:
+            return recall(partial(search, n, fetch), some)
+
+        place = bisect_left(cells, RECALL, key=reached)
         while place < len(cells) and recall(partial(search, cells[place], fetch), pairs) < RECALL:
             place += 1
         if place < len(cells):
             tried = partial(search, cells[place], fetch)
-            best = min(
-                (found for found in (best, (timed(tried, few), tried)) if found), key=lambda one: one[0]
-            )
+            took = timed(tried, few)
+            if best is None or took < best[0]:
+                best = (took, tried)
     return 0.0 if best is None else rate(best[1], pairs)
 
 
