@@ -28,7 +28,7 @@ def memory(kind: str) -> int:
     """Of this process: its own, and the vectors' pages where every search reads them all."""
     own = Path("/proc/self/smaps_rollup").read_text().splitlines()
     size = next(int(line.split()[1]) for line in own if line.startswith("Anonymous:"))
-    if kind in ("exact", "hnsw"):
+    if kind == "exact":
         mapped = False
         for line in Path("/proc/self/smaps").read_text().splitlines():
             if not line.split()[0].endswith(":"):

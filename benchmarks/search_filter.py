@@ -127,7 +127,7 @@ class Rival:
         flat = faiss.read_index(str(index.folder / entry.vectors.file), faiss.IO_FLAG_MMAP_IFC)
         self._vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
         self._flat, self._kind = flat, kind
-        self._index = kinds.read(index.folder / entry.approximate.file, kind, flat)
+        self._index = kinds.read(index.folder / entry.approximate.file, kind, flat.ntotal, flat.d)
         self._ranges = ranges
         self.most = kinds.most_effort(kind, self._index)
 

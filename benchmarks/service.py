@@ -3,8 +3,9 @@
 A closed loop of clients in a process of their own sends vectors as JSON and reads the answers (k = 10): p50 with one
 client, requests a second with 16; `search:batch` with 256 vectors a call. Shapes take turns; figures are medians.
 
-`bare_faiss`: the same index searched in this process with one thread, no HTTP. `bare_fastapi`: FastAPI and uvicorn
-around the same search, one process, no Ray, without limits, checks, batches or measures.
+`faiss`: nothing but FAISS's calls for the same candidates of each domain, with one thread. `index`: the index searched
+in this process, no HTTP. `fastapi`: FastAPI and uvicorn around the same search, one process, no Ray, without limits,
+checks, batches or measures.
 CPU a request: user and system time of each process of the service over the 16-client phase, by its share of requests.
 
 Example: python benchmarks/service.py --json service.json
@@ -19,10 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
 from closed_loop import BATCH, K, load
 from made_index import DIM, made_rows, write_embeddings
@@ -32,11 +35,13 @@ from rich.table import Table
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.files import write_json
+from ucdr_ray.index import kinds
 from ucdr_ray.index.build import build
 from ucdr_ray.index.search import Index
 from ucdr_ray.index.shard import one_thread
 
 DOMAINS = 4
+AT_ONCE = 64  # queries that the service searches together
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +79,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> None:
     found: dict[str, float] = {
         "rows": arguments.rows,
         "recall": min((pair.recall for pair in opened.manifest.recalls), default=1.0),
-        **bare_faiss(opened, queries),
+        **timed("faiss", by_faiss_alone(opened), queries),
+        **timed("index", lambda some: opened.search(some, k=K), queries),
     }
     shapes = {
         "fastapi": [sys.executable, __file__, "fastapi", str(index)],
@@ -105,20 +111,38 @@ def made(work: Path, rows: int, kind: str) -> Path:
     return index
 
 
-def bare_faiss(index: Index, queries: np.ndarray) -> dict[str, float]:
-    """One query at a time, and many."""
+def by_faiss_alone(index: Index) -> Callable[[np.ndarray], object]:
+    """Candidates of every shard, as searching finds them, without scores, order, ids and sources."""
+    calls = []
+    for entry in index.manifest.shards:
+        if (made := entry.approximate) is None:
+            flat = faiss.read_index(str(index.folder / entry.vectors.file), faiss.IO_FLAG_MMAP_IFC)
+            calls.append(partial(flat.search, k=K))
+        else:
+            shortcut = kinds.read(index.folder / made.file, made.kind, entry.rows, index.manifest.dim)
+            calls.append(
+                partial(kinds.candidates, made.kind, shortcut, fetch=kinds.K * made.fetch, effort=made.effort)
+            )
+    return lambda queries: [call(queries) for call in calls]
+
+
+def timed(name: str, search: Callable[[np.ndarray], object], queries: np.ndarray) -> dict[str, float]:
+    """One query at a time, and many as batches of the service are; medians."""
     one_thread()
-    took = []
-    index.search(queries, k=K)
+    one, many = [], []
+    search(queries)
     for query in queries[:300]:
         start = time.perf_counter()
-        index.search(query[None], k=K)
-        took.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    index.search(queries, k=K)
+        search(query[None])
+        one.append(time.perf_counter() - start)
+    for _ in range(5):
+        start = time.perf_counter()
+        for first in range(0, len(queries), AT_ONCE):
+            search(queries[first : first + AT_ONCE])
+        many.append(time.perf_counter() - start)
     return {
-        "bare_faiss.p50_ms": 1e3 * statistics.median(took),
-        "bare_faiss.qps": len(queries) / (time.perf_counter() - start),
+        f"{name}.p50_ms": 1e3 * statistics.median(one),
+        f"{name}.qps": len(queries) / statistics.median(many),
     }
 
 
@@ -236,15 +260,10 @@ def show(found: dict[str, float]) -> None:
     table = Table(
         "", "p50 ms, 1 client", "p99", "requests/s, 16", "p50 ms, 16", "batch queries/s", "CPU ms a request"
     )
-    table.add_row(
-        "FAISS, no HTTP",
-        f"{found['bare_faiss.p50_ms']:.2f}",
-        "",
-        "",
-        "",
-        f"{found['bare_faiss.qps']:,.0f}",
-        "",
-    )
+    for name in ("faiss", "index"):
+        table.add_row(
+            f"{name}, no HTTP", f"{found[f'{name}.p50_ms']:.2f}", "", "", "", f"{found[f'{name}.qps']:,.0f}"
+        )
     for shape in ("fastapi", "whole", "sharded"):
         if f"{shape}.p50_ms" in found:
             names = ("p50_ms", "p99_ms", "rps16", "p50_ms_16", "batch_qps")

@@ -145,7 +145,7 @@ def test_the_plan_takes_the_smallest_that_reaches_the_recall_and_refuses_what_ca
     recalls = expected_recalls(source, rows, 256)
     assert recalls["exact"] == 1 and recalls["ivf-sq8"] >= 0.99 and recalls["ivf-pq"] > 0.8
     found = {estimate.kind: estimate for estimate in estimates([10**6], 256, 96 * 10**6, recalls)}
-    assert found["ivf-pq"].memory < found["ivf-sq8"].memory < found["ivf-flat"].memory < found["hnsw"].memory
+    assert found["ivf-pq"].memory < found["ivf-sq8"].memory < found["hnsw"].memory < found["ivf-flat"].memory
     assert found["binary"].memory < found["ivf-pq"].memory
     assert found["exact"].memory == 10**6 * (4 * 256 + 96)
     every = list(found.values())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.embeddings import ModelRef
-from ucdr_ray.index.kinds import READS_VECTORS, ApproximateKind, Kind
+from ucdr_ray.index.kinds import ApproximateKind, Kind
 from ucdr_ray.records import FileRecord, Record, Sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -69,8 +69,8 @@ class ShardEntry(Record):
 
     @property
     def memory(self) -> int:
-        """Bytes of a process that holds it: of vectors, where every search reads them."""
-        vectors = self.vectors.bytes if self.kind in READS_VECTORS else 0
+        """Bytes of a process that holds it: of vectors, where every search reads them all."""
+        vectors = self.vectors.bytes if self.kind == "exact" else 0
         return vectors + (self.approximate.bytes if self.approximate else 0) + self.metadata.memory
 
     @property

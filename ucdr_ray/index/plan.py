@@ -113,13 +113,13 @@ def estimate(
         else:
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
-            in_memory += shortcut + (4 * dim * rows if kind in kinds.READS_VECTORS else 0)
+            in_memory += shortcut
     return Estimate(kind, in_memory + around, vectors + codes + around, recall)
 
 
 def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
     if kind == "hnsw":
-        return 272 * rows  # 64 links on the ground floor, one row in 32 on the next, and offsets
+        return (272 + 2 * dim) * rows  # 64 links on the ground floor, one row in 32 on the next, and offsets
     if kind == "binary":
         return (dim + 7) // 8 * rows
     cells = kinds.cells(rows)

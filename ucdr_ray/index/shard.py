@@ -42,7 +42,7 @@ class Shard:
         self._tolerance = 2 * (dim + 1) * 2.0**-24
         if entry.approximate is not None and shortcut:
             self._approximate = kinds.read(
-                folder / entry.approximate.file, entry.approximate.kind, self._flat
+                folder / entry.approximate.file, entry.approximate.kind, entry.rows, dim
             )
 
     def search(
