@@ -36,7 +36,7 @@ PARTS = ("filter", "build", "memory", "binary", "growth")
 def main(
     features: Annotated[list[Path] | None, typer.Option(help="Folders of `ucdr embed`.")] = None,
     peers: Annotated[Path | None, typer.Option(help="Python of the peers' environment.")] = None,
-    rows: Annotated[int, typer.Option(help="Of filter and build.")] = 500_000,
+    rows: Annotated[int, typer.Option(help="Of filter, build and memory.")] = 500_000,
     only: Annotated[str, typer.Option(help="Some of: " + ",".join(PARTS))] = ",".join(PARTS),
     work: Annotated[Path | None, typer.Option(help="Where indexes are kept for the next time.")] = None,
     json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,

@@ -43,7 +43,7 @@ class Metadata:
         Raises:
             UserError: it is not the metadata of those rows of ``domain``.
         """
-        self._file = pq.ParquetFile(path)
+        self._file = pq.ParquetFile(path, pre_buffer=False)  # or it keeps what it read, 20 bytes a row
         if self._file.schema_arrow != SCHEMA:
             raise UserError(f"bad index metadata {path}: its columns are not {', '.join(SCHEMA.names)}")
         # One thread: others would keep what they took for good.

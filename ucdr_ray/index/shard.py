@@ -13,7 +13,7 @@ from ucdr_ray.index.manifest import ShardEntry
 from ucdr_ray.index.merge import Candidates, best
 from ucdr_ray.index.metadata import Metadata
 
-_PRODUCTS = 1 << 20  # float64 in memory at once while candidates are scored
+_PRODUCTS = 1 << 18  # float64 in memory at once while candidates are scored
 _SPARE = 16  # fetched beyond k at first, so that ties at the k-th place seldom need a second search
 
 
