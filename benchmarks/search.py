@@ -8,9 +8,10 @@
 * growth: latency and memory of one process with 100,000 to 3,000,000 rows.
 
 Rows of the first three are of `--features` (folders of `ucdr embed`, 256 dimensions), else made; see `made_index.py`.
-The peers run in an environment of their own:
+The peers run in an environment of their own; autofaiss 2.18 does not work with today's FAISS:
 
-    python -m venv peers && peers/bin/pip install autofaiss qdrant-client
+    python -m venv peers
+    peers/bin/pip install autofaiss faiss-cpu==1.11.0 "numpy<2" "pyarrow<20" qdrant-client
     python benchmarks/search.py --features embeddings --peers peers/bin/python --json search.json
 """
 
