@@ -175,6 +175,11 @@ def read(path: Path, kind: ApproximateKind, rows: int, dim: int) -> AnyIndex:
     return index
 
 
+def in_memory(kind: ApproximateKind, size: int) -> int:
+    """Bytes that so many of a file take once they are read: cells of "ivf-pq" grow to powers of two of blocks."""
+    return round(1.07 * size) if kind == "ivf-pq" else size
+
+
 def most_effort(kind: ApproximateKind, index: AnyIndex) -> int:
     """From where more effort changes nothing (cells, codes), or is not worth it (a walk)."""
     if kind == "binary":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ucdr_ray.embeddings import ModelRef
-from ucdr_ray.index.kinds import ApproximateKind, Kind
+from ucdr_ray.index.kinds import ApproximateKind, Kind, in_memory
 from ucdr_ray.records import FileRecord, Record, Sha256
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,7 +71,8 @@ class ShardEntry(Record):
     def memory(self) -> int:
         """Bytes of a process that holds it: of vectors, where every search reads them all."""
         vectors = self.vectors.bytes if self.kind == "exact" else 0
-        return vectors + (self.approximate.bytes if self.approximate else 0) + self.metadata.memory
+        made = self.approximate
+        return vectors + (in_memory(made.kind, made.bytes) if made else 0) + self.metadata.memory
 
     @property
     def kind(self) -> str:

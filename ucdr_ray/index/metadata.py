@@ -12,8 +12,8 @@ from ucdr_ray.errors import UserError
 
 ROWS_PER_GROUP = 256  # one thumbnail costs the reading of one row group
 _AROUND_ROW = (
-    8 + 8 + 12
-)  # in memory: an id's place in order, where its source ends, and its share of the footer
+    8 + 8 + 15 + 1
+)  # in memory: an id's place in order, where its source ends, its share of the footer, whether it can be found
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

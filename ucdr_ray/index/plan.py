@@ -106,15 +106,15 @@ def estimate(
 ) -> Estimate:
     """Of one kind, for shards of so many rows each, of which ids and sources take ``around`` bytes of memory."""
     vectors, codes = 4 * dim * sum(shard_rows), 0
-    in_memory = 0
+    memory = 0
     for rows in shard_rows:
         if kind == "exact" or rows < kinds.SMALLEST:
-            in_memory += 4 * dim * rows
+            memory += 4 * dim * rows
         else:
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
-            in_memory += shortcut
-    return Estimate(kind, in_memory + around, vectors + codes + around, recall)
+            memory += kinds.in_memory(kind, shortcut)
+    return Estimate(kind, memory + around, vectors + codes + around, recall)
 
 
 def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
