@@ -262,12 +262,12 @@ def test_commands(world, copy, grown, tmp_path, capsys):
 def test_build_says_what_it_will_take_and_refuses_what_cannot_fit(world, tmp_path, capsys):
     call = ["index", "build", str(world.embeddings.path), "--out", str(tmp_path / "index")]
     assert cli.run([*call, "--memory", "1kB"]) == 2
-    assert "nothing fits (exact 0 MB" in capsys.readouterr().err
+    assert "nothing fits (exact 3 MB" in capsys.readouterr().err
     assert cli.run([*call, "--kind", "hnsw", "--memory", "1kB"]) == 2
-    assert "an index of kind hnsw takes 0 MB" in capsys.readouterr().err
+    assert "an index of kind hnsw takes 3 MB" in capsys.readouterr().err
     assert cli.run([*call, "--memory", "lots"]) == 2
     assert capsys.readouterr().err == "error: --memory lots: allowed is a size such as 500MB or 2GB\n"
     assert not (tmp_path / "index").exists()
     assert cli.run([*call, "--memory", "1GB"]) == 0
     said = capsys.readouterr()
-    assert "exact: 0.1 MB of memory, 0.1 MB of disk" in said.err and "is in use: 64 images" in said.out
+    assert "exact: 3.1 MB of memory, 0.1 MB of disk" in said.err and "is in use: 64 images" in said.out

@@ -21,6 +21,7 @@ EXACT_UP_TO = 20_000  # rows of a shard: comparing with all of them takes 2 ms a
 PILOT_ROWS = 20_000
 _PILOT_QUERIES = 200  # of each domain
 _READ = 500  # rows of each domain, for the length of ids and sources
+WORK = 3_000_000  # bytes that searching leaves with the allocators, however many rows there are
 # By speed at equal recall, and by memory: the smaller the codes, the more of them a processor reads in a second.
 # A graph takes ten times as long to build, and signs are for hash codes: both are had by name only.
 _PREFERRED: tuple[ApproximateKind, ...] = ("ivf-pq", "ivf-sq8", "ivf-flat")
@@ -98,7 +99,7 @@ def shown_memory(source: Embedded) -> int:
 
 def held(manifest: Manifest) -> int:
     """Bytes of memory of a process that holds a whole version."""
-    return sum(entry.memory for entry in manifest.shards)
+    return WORK + sum(entry.memory for entry in manifest.shards)
 
 
 def estimate(
@@ -106,7 +107,7 @@ def estimate(
 ) -> Estimate:
     """Of one kind, for shards of so many rows each, of which ids and sources take ``around`` bytes of memory."""
     vectors, codes = 4 * dim * sum(shard_rows), 0
-    memory = 0
+    memory = WORK + around
     for rows in shard_rows:
         if kind == "exact" or rows < kinds.SMALLEST:
             memory += 4 * dim * rows
@@ -114,7 +115,7 @@ def estimate(
             shortcut = _shortcut_bytes(kind, rows, dim)
             codes += shortcut
             memory += kinds.in_memory(kind, shortcut)
-    return Estimate(kind, memory + around, vectors + codes + around, recall)
+    return Estimate(kind, memory, vectors + codes + around, recall)
 
 
 def _shortcut_bytes(kind: ApproximateKind, rows: int, dim: int) -> int:
