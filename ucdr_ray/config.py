@@ -40,10 +40,13 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
-        """Without a name the method is the alignment."""
+        """Without a name the method is the alignment. The bank's rule is the method's: UEM averages (its Eq. 5)."""
         if not isinstance(values, dict) or not isinstance(method := values.get("method") or {}, dict):
             return values
-        return values | {"method": {"name": "alignment"} | method}
+        values = values | {"method": {"name": "alignment"} | method}
+        if method.get("name") == "uem" and isinstance(bank := values.get("bank") or {}, dict):
+            values["bank"] = {"momentum": 0.99} | bank
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":

@@ -16,6 +16,7 @@ from ucdr_ray.config import RunConfig, config_fingerprint
 from ucdr_ray.draws import Draws
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.feed import Feed, Images
+from ucdr_ray.method_settings import Contrastive
 from ucdr_ray.methods.base import Batch, Stage
 from ucdr_ray.methods.build import build_method
 from ucdr_ray.models.backbone import build_backbone
@@ -99,7 +100,7 @@ class Trainer:
         encoder = build_encoder(config, backbone_at).to(self.device)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from its stubs
         precision: torch.dtype = getattr(torch, config.train.precision)
-        self.method = build_method(config, encoder, self.names, precision, generator)
+        self.method = build_method(config, encoder, self.names, precision, generator, self.world)
         self.memory = make_memory(config, domains, self.world, self.device)
         self.optimizer = self._optimizer(encoder)
         self.epoch, self.step = 0, 0
@@ -142,9 +143,9 @@ class Trainer:
         """Train from the present epoch to the last; `on_epoch` gets each epoch's metrics, on every worker."""
         self._train_mode()
         while self.epoch < self.epochs:
-            stage, last = self.stage_of(self.epoch)
-            metrics = self._epoch(stage)
+            metrics = self._epoch(self.stage_of(self.epoch)[0])
             on_epoch(metrics, self)
+            last = self.stage_of(self.epoch - 1)[1]  # asked afterwards: a method may end a stage by itself
             due = last or self.epoch % self.config.train.checkpoint_every == 0
             if checkpoint_root is not None and due:
                 self.save(checkpoint_root)
@@ -156,13 +157,16 @@ class Trainer:
         begins = stage.contrasts and (self.epoch == 0 or not self.stage_of(self.epoch - 1)[0].contrasts)
         if begins:
             self.method.start_target()
-        if begins or (stage.searches and self.config.method.refresh):
+        method = self.config.method
+        search = method if stage.searches and isinstance(method, Contrastive) else None
+        if begins or (search is not None and search.refresh):
             self.fill_memory()
-        if stage.searches:
-            method, exact_up_to = self.config.method, self.config.bank.exact_up_to
+        if search is not None:
+            exact_up_to = self.config.bank.exact_up_to
             metrics |= self.memory.rebuild(
-                Neighbourhood(stage.k_in, stage.k_cross, method.mutual, method.centre, exact_up_to)
+                Neighbourhood(stage.k_in, stage.k_cross, search.mutual, search.centre, exact_up_to)
             )
+        metrics |= self.method.begin_epoch(self.epoch, self.memory)
         searched = time.perf_counter()
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
@@ -207,18 +211,19 @@ class Trainer:
         self.optimizer.step()
         self.method.update_target()
         self.step += 1
-        return {"loss": losses.total.detach()} | {f"loss_{name}": term for name, term in losses.terms.items()}
+        terms = {f"loss_{name}": term for name, term in losses.terms.items()}
+        return {"loss": losses.total.detach()} | terms | losses.measures
 
     def _batch(self, images: Images) -> Batch:
         pixels, size = images.pixels.to(self.device), self.config.data.size
         views = [
             augment(pixels, size, self.config.augment, self.feed.rows, images.position, self._seed(view))
-            for view in range(2)
+            for view in range(self.method.views)
         ]
         domain, slot = images.domain.to(self.device), images.slot.to(self.device)
         latents = None if images.latents is None else images.latents.to(self.device)
         draws = Draws(self.feed.rows, self._seed(2), images.position)
-        return Batch(views[0], views[1], domain, slot, self.feed.rows, latents, draws, self.step)
+        return Batch(views[0], views[-1], domain, slot, self.feed.rows, latents, draws, self.step)
 
     def _seed(self, purpose: int) -> int:
         """Of a step's random numbers: 0 and 1 for the two views, 2 for the method."""

@@ -32,20 +32,35 @@ class DudeStages(Stages):
     cross_domain: Epochs = Field(20, description="Epochs of L_OD + L_aug + L_in + L_cross.")
 
 
-class Contrastive(Section):
+class UemStages(Stages):
+    idse: Epochs = Field(
+        100, description="Epochs of L_INCE + alpha (L_PNCE + L_SEL) (UEM: 100; DomainNet 200); at most so many with "
+        "switch=stable."
+    )  # fmt: skip
+    cdsm: Epochs = Field(
+        50, description="Epochs of L_DAL + L_SPR + L_SN2M (UEM: 50), and those that the first stage leaves."
+    )
+
+
+class MethodSection(Section):
+    """What the settings of every method have."""
+
+    temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of InfoNCE.")
+    max_negatives: int = Field(
+        65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample."
+    )
+
+
+class Contrastive(MethodSection):
     """What the methods that align mutual neighbours share."""
 
     k_in: Neighbours = Field(50, description="k of the mutual neighbours inside a domain (DUDE: 50).")
     k_cross: Neighbours = Field(50, description="k of the mutual neighbours across domains (DUDE: 50).")
     mutual: bool = Field(True, description="Keep only mutual neighbours; off: all k nearest.")
-    temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of InfoNCE.")
     momentum: float = Field(0.99, ge=0, lt=1, description="Momentum of the key encoder.")
     weight_aug: float = Field(1.0, ge=0, description="Weight of L_aug.")
     weight_in: float = Field(1.0, ge=0, description="Weight of L_in.")
     weight_cross: float = Field(1.0, ge=0, description="Weight of L_cross.")
-    max_negatives: int = Field(
-        65_536, ge=1, description="Bank rows per domain in a denominator; above: a fresh sample."
-    )
     refresh: bool = Field(
         True,
         description="Before each neighbour search, refill the banks with un-augmented keys (one forward pass).",
@@ -131,4 +146,54 @@ class DudeConfig(Contrastive):
         return self
 
 
-MethodConfig = Annotated[AlignmentConfig | DudeConfig, Field(discriminator="name")]
+class UemConfig(MethodSection):
+    name: Literal["uem"] = Field("uem", description="The method.")
+    stages: UemStages = Field(default_factory=lambda: UemStages.model_validate({}))
+    temperature: float = Field(0.07, gt=0, le=10, description="Temperature tau of Eq. 6, 7, 11 and 17.")
+    reduction: Literal["paper", "mean"] = Field(
+        "paper",
+        description="Over a batch, as the paper prints them, L_INCE, L_PNCE and L_DAL are sums, the others means; or "
+        "all means.",
+    )
+    weight_ince: float = Field(1.0, gt=0, description="Weight of L_INCE.")
+    weight_pnce: float = Field(1.0, ge=0, description="Weight of L_PNCE, beside alpha.")
+    weight_sel: float = Field(1.0, ge=0, description="Weight of L_SEL, beside alpha (ablation: 0).")
+    weight_dal: float = Field(1.0, gt=0, description="Weight of L_DAL.")
+    weight_spr: float = Field(1.0, ge=0, description="Weight of L_SPR (ablation, plain adversarial: 0).")
+    weight_match: float = Field(1.0, gt=0, description="Weight of L_SN2M, or of what stands in its place.")
+    merge: bool = Field(
+        True,
+        description="L_PNCE and L_SEL see both domains' prototypes, merged; off (ablation): each its own domain's.",
+    )
+    match: Literal["sn2m", "nearest"] = Field(
+        "sn2m",
+        description="What an image is drawn to in the other domain; nearest (ablation): its nearest image.",
+    )
+    classifier_hidden: int = Field(128, ge=1, description="Width of the domain classifier's hidden layer.")
+    max_clusters: int = Field(150, ge=1, le=10_000, description="The most clusters of a domain.")
+    elbow_every: int = Field(
+        10, ge=1, description="Epochs after which the number of clusters is sought anew."
+    )
+    switch: Literal["epoch", "stable"] = Field(
+        "epoch",
+        description="When alignment begins: after stages.idse epochs, or earlier, once prototypes are stable.",
+    )
+    stable_at: Fraction = Field(
+        0.9,
+        description="Adjusted Rand index of two refreshes, of each domain, from which prototypes count as stable.",
+    )
+    stable_for: int = Field(3, ge=1, description="Refreshes in a row that must be stable.")
+    stable_from: Fraction = Field(
+        0.5, description="Share of stages.idse before which none counts: until then alpha is below 1/2."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "UemConfig":
+        if self.switch == "stable" and 0 in (self.stages.idse, self.stages.cdsm):
+            raise ValueError(
+                "switch=stable with a stage of 0 epochs; allowed: stages.idse and stages.cdsm above 0, or switch=epoch"
+            )
+        return self
+
+
+MethodConfig = Annotated[AlignmentConfig | DudeConfig | UemConfig, Field(discriminator="name")]

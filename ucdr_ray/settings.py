@@ -112,7 +112,8 @@ class BankConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="0: a row is its image's newest key (DUDE); above: the old key's share in an average (UEM: 0.99).",
+        description="0: a row is its image's newest key (DUDE); above: the old key's share in an average; with "
+        "method.name=uem the default is 0.99.",
     )
     shards: int | None = Field(
         None,

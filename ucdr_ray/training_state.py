@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ucdr_ray.methods.staged import Staged
+from ucdr_ray.methods.base import Method
 from ucdr_ray.named_tensors import below, optimizer_state, restore_optimizer
 
 
-def state_of(method: Staged, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What `restore` needs; the memory bank writes its own part."""
     modules = {"encoder": method.encoder, "target": method.target} | method.extras()
     tensors = {
@@ -18,7 +18,7 @@ def state_of(method: Staged, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     return tensors | optimizer_state(optimizer) | {"rng": torch.get_rng_state()}
 
 
-def restore(method: Staged, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore(method: Method, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Go on from there."""
 
     modules = {"encoder": method.encoder, "target": method.target} | method.extras()

@@ -19,22 +19,32 @@ class World:
         """Every worker's (domain (B,), slot (B,), key (B, D)), joined in rank order. B may differ by worker."""
         if self.size == 1:
             return domain, slot, key
-        where = torch.stack([domain, slot], dim=1)
-        count = torch.tensor([len(slot)], device=slot.device)
+        counts = self._counts(len(slot), slot.device)
+        where = self._gather(torch.stack([domain, slot], dim=1), counts)
+        return where[:, 0], where[:, 1], self._gather(key, counts)
+
+    def joined(self, rows: Tensor) -> tuple[Tensor, slice]:
+        """Every worker's rows (B, D), joined in rank order, and which are this one's; only they have a gradient."""
+        if self.size == 1:
+            return rows, slice(0, len(rows))
+        counts = self._counts(len(rows), rows.device)
+        first = sum(counts[: self.rank])
+        own = slice(first, first + len(rows))
+        whole = self._gather(rows.detach(), counts)
+        return torch.cat([whole[: own.start], rows, whole[own.stop :]]), own
+
+    def _counts(self, rows: int, device: torch.device) -> list[int]:
+        count = torch.tensor([rows], device=device)
         counts = [torch.zeros_like(count) for _ in range(self.size)]
         dist.all_gather(counts, count)
-        most = int(torch.cat(counts).max())
-        wheres, keys = self._gather(where, most), self._gather(key.contiguous(), most)
-        rows = [int(n) for n in counts]
-        joined = torch.cat([part[:n] for part, n in zip(wheres, rows, strict=True)])
-        return joined[:, 0], joined[:, 1], torch.cat([part[:n] for part, n in zip(keys, rows, strict=True)])
+        return [int(n) for n in counts]
 
-    def _gather(self, rows: Tensor, most: int) -> list[Tensor]:
-        padded = rows.new_zeros(most, rows.shape[1])
+    def _gather(self, rows: Tensor, counts: list[int]) -> Tensor:
+        padded = rows.new_zeros(max(counts), rows.shape[1])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        return parts
+        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the workers."""

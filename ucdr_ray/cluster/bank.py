@@ -183,6 +183,12 @@ class BankShard:
         part = await asyncio.to_thread(write_part, Path(folder), file, self._shard.banks, self._shard.spans)
         return {"life": self._life, "part": part.model_dump()}
 
+    async def drawn(self, version: int, domain: int, seed: int) -> tuple[str, np.ndarray, np.ndarray]:
+        """Life, and this shard's share of a domain's sample for prototypes and of its exact sum, of a version."""
+        await self._reached(version)
+        sample = await asyncio.to_thread(self._shard.drawn, domain, seed)
+        return self._life, sample.numpy(), self._shard.total(domain).numpy()
+
     # A search: its steps are those of `neighbors.shard.Shard`, all of them with the search's number.
 
     async def total(self, version: int) -> list[np.ndarray]:

@@ -22,8 +22,10 @@ from ucdr_ray.cluster.shards import Shards
 from ucdr_ray.errors import JobError
 from ucdr_ray.neighbors.bank import Bank
 from ucdr_ray.neighbors.candidates import Candidates, assemble, columns, negatives
+from ucdr_ray.neighbors.centre import mean
 from ucdr_ray.neighbors.memory import Neighbourhood
 from ucdr_ray.neighbors.parts import BankPart, read_parts, span
+from ucdr_ray.neighbors.prototypes import learnt_from
 from ucdr_ray.world import World
 
 _TRIES = 64  # searches of one rebuild that may be begun anew because a shard died
@@ -187,6 +189,24 @@ class ShardedMemory:
             place = column if held is None else torch.searchsorted(held, column)
             keys = bank.keys[place.to(self._device)]
         return assemble(column, keys, slot, query, neighbour, domain == other)
+
+    def rows(self, domain: int, slot: Tensor) -> Tensor:
+        if self._copy is not None:
+            return self._copy[domain].keys[slot.to(self._device)]
+        held = self._said.rows[domain]
+        return held.bank.keys[torch.searchsorted(held.slots, slot.cpu()).to(self._device)]
+
+    def drawn(self, domain: int, seed: int) -> tuple[Tensor, Tensor]:
+        self._settle()
+        if self._copy is not None:
+            return learnt_from(self._copy[domain].keys, seed)
+        lives, samples, totals = zip(*self._shards.all("drawn", self.version, domain, seed), strict=True)
+        for shard, life in enumerate(lives):
+            self._meet(shard, life)
+        # Shards hold ascending slots.
+        sample = torch.from_numpy(np.concatenate(samples)).to(self._device)
+        total = torch.from_numpy(np.sum(totals, axis=0)).to(self._device)
+        return sample, mean(total, self._spec.sizes[domain])
 
     def rebuild(self, wanted: Neighbourhood) -> dict[str, float]:
         self._settle()

@@ -10,6 +10,7 @@ from ucdr_ray.checkpoint import bank_parts, checkpoints, read_values
 from ucdr_ray.config import load_config
 from ucdr_ray.embeddings import Embeddings
 from ucdr_ray.errors import UserError
+from ucdr_ray.method_settings import Contrastive
 from ucdr_ray.neighbors.parts import BankPart, read_banks
 from ucdr_ray.run import Run
 
@@ -66,6 +67,8 @@ def _of_run(run: Run, wanted: list[str] | None) -> Searched:
             raise UserError(f"checkpoint {found[-1]}: the bank of {name!r} is empty or not finite")
     method = config.method
     keys = {name: banks[name] for name in names}
+    if not isinstance(method, Contrastive):  # it searches for no neighbours
+        return Searched(keys, found[-1].name)
     return Searched(keys, found[-1].name, method.centre, method.k_in, method.k_cross)
 
 

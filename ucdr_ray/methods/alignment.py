@@ -6,8 +6,8 @@ From single images to their mutual neighbours inside the domain, then across dom
 import torch
 
 from ucdr_ray.method_settings import AlignmentConfig
-from ucdr_ray.methods.base import Batch, Losses, Stage
-from ucdr_ray.methods.staged import Staged, weighted
+from ucdr_ray.methods.base import Batch, Losses, Stage, weighted
+from ucdr_ray.methods.staged import Staged
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import Memory
 

@@ -3,12 +3,15 @@
 import torch
 
 from ucdr_ray.config import RunConfig
-from ucdr_ray.method_settings import AlignmentConfig
+from ucdr_ray.errors import UserError
+from ucdr_ray.method_settings import AlignmentConfig, MethodConfig, UemConfig
 from ucdr_ray.methods.alignment import Alignment
+from ucdr_ray.methods.base import Method
 from ucdr_ray.methods.dude import Dude
-from ucdr_ray.methods.staged import Staged
+from ucdr_ray.methods.uem import Uem
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.world import World
 
 
 def build_method(
@@ -17,15 +20,31 @@ def build_method(
     domains: list[str],
     precision: torch.dtype = torch.float32,
     generator: Generator | None = None,
-) -> Staged:
+    world: World | None = None,
+) -> Method:
     """The method of `config.method`, for domains in the order of their indices.
 
     Args:
         generator: of the methods that have one.
+        world: the workers; None: this process alone.
+
+    Raises:
+        UserError: as `check_domains`.
     """
     method = config.method
+    check_domains(method, domains)
     if isinstance(method, AlignmentConfig):
         return Alignment(encoder, method, len(domains), precision)
+    if isinstance(method, UemConfig):
+        return Uem(encoder, method, domains, precision, config.train.seed, world or World())
     if generator is None:
         raise ValueError(f"method {method.name} needs a generator")
     return Dude(encoder, method, domains, generator, precision, config.train.seed)
+
+
+def check_domains(method: MethodConfig, names: list[str]) -> None:
+    """UserError: the method is not for so many domains."""
+    if isinstance(method, UemConfig) and len(names) != 2:
+        raise UserError(
+            f"method.name=uem trains 2 domains, got {len(names)}: {', '.join(names)}; choose two: data.domains=[A,B]"
+        )

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.method_settings import DudeConfig
-from ucdr_ray.methods.base import Batch, Losses, Stage
-from ucdr_ray.methods.staged import Staged, weighted
+from ucdr_ray.methods.base import Batch, Losses, Stage, weighted
+from ucdr_ray.methods.staged import Staged
 from ucdr_ray.models.content import Content, ContentWord, Describing, read_by, save_content, style_words
 from ucdr_ray.models.diffusion import Generator
 from ucdr_ray.models.encoder import Encoder
@@ -99,9 +99,7 @@ class Dude(Staged):
         self, pixels: Tensor, embed: bool, describe: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Embeddings, [z] and learnt style words: what `Describing` gives."""
-        reduced = self.precision != torch.float32
-        with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
-            return self.online(pixels, embed, describe)
+        return self._encode(self.online, pixels, embed, describe)
 
     def save_content(self, folder: Path, generator: str, generator_sha256: str | None) -> None:
         """Write what makes [z], for `models.content.load_content`.

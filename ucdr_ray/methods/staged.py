@@ -3,39 +3,24 @@
 The terms are those of DUDE (arXiv:2509.04193, sec. 3.3).
 """
 
-import copy
-from abc import ABC, abstractmethod
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ucdr_ray.losses.infonce import info_nce
 from ucdr_ray.method_settings import Contrastive
-from ucdr_ray.methods.base import Batch, Losses, Stage, row_sum
+from ucdr_ray.methods.base import Batch, Method, Stage, row_sum
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import Memory
 
 
-class Staged(ABC):
-    """A method: what is trained (`online`), its momentum copy (`target`), the stages and the step."""
+class Staged(Method):
+    """A method whose `target` is a momentum copy, which makes the keys."""
 
     def __init__(
         self, encoder: Encoder, config: Contrastive, domains: int, precision: torch.dtype = torch.float32
     ) -> None:
-        """`precision` is that of the encoders alone: similarities and losses are always float32."""
-        self.online: nn.Module = encoder
-        self.target = copy.deepcopy(encoder).requires_grad_(False)
+        super().__init__(encoder, domains, precision)
         self.config = config
-        self.domains = domains
-        self.precision = precision
-
-    @abstractmethod
-    def stages(self) -> list[Stage]:
-        """In order, those of 0 epochs left out."""
-
-    @abstractmethod
-    def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
-        """Losses of one batch; the bank holds the batch's newest keys afterwards, if the stage contrasts."""
 
     @torch.no_grad()
     def push(self, batch: Batch, memory: Memory) -> None:
@@ -70,12 +55,6 @@ class Staged(ABC):
                         terms["cross"] = terms["cross"] + loss / (self.domains - 1)
         return terms
 
-    def _encode(self, encoder: nn.Module, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, D) float32 unit rows."""
-        reduced = self.precision != torch.float32
-        with torch.autocast(pixels.device.type, self.precision if reduced else None, enabled=reduced):
-            return encoder(pixels)
-
     def _loss(self, similarity: Tensor, positive: Tensor, rows: int, ignore: Tensor | None = None) -> Tensor:
         return row_sum(info_nce(similarity, positive, self.config.temperature, ignore), rows)
 
@@ -90,29 +69,8 @@ class Staged(ABC):
         torch._foreach_lerp_(list(targets), list(sources), 1 - m)
         self.copy_statistics()
 
-    def start_target(self) -> None:
-        """The momentum copy begins as the encoder is now."""
-        self.target.load_state_dict(self.encoder.state_dict())
-
-    def extras(self) -> dict[str, nn.Module]:
-        """What is trained beside the encoder, by name."""
-        return {}
-
     @torch.no_grad()
     def copy_statistics(self) -> None:
         """The encoder's statistics of batch normalisation into the target."""
         for theirs, ours in zip(self.target.buffers(), self.encoder.buffers(), strict=True):
             theirs.copy_(ours)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The trained encoder, without any wrapper around it."""
-        inner = getattr(self.online, "module", self.online)
-        assert isinstance(inner, Encoder)
-        return inner
-
-
-def weighted(terms: dict[str, Tensor], stage: Stage) -> Losses:
-    """The total of a stage's terms, each by its weight."""
-    total = torch.stack([stage.weights[name] * term for name, term in terms.items()]).sum()
-    return Losses(total, {name: term.detach() for name, term in terms.items()})

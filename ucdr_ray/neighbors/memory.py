@@ -16,6 +16,7 @@ from ucdr_ray.neighbors.candidates import Candidates, assemble, columns, negativ
 from ucdr_ray.neighbors.centre import centred
 from ucdr_ray.neighbors.mutual import Graph, neighbour_graphs
 from ucdr_ray.neighbors.parts import BankPart, read_parts, write_part
+from ucdr_ray.neighbors.prototypes import learnt_from
 
 Exchange = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -66,6 +67,15 @@ class Memory(Protocol):
 
     def candidates(self, domain: int, slot: Tensor, other: int) -> Candidates:
         """Keys of domain `other` for the queries `slot` (B,) of `domain`, rows that were expected."""
+
+    def rows(self, domain: int, slot: Tensor) -> Tensor:
+        """The newest keys (B, D) of rows `slot` (B,) of `domain` that were expected."""
+
+    def drawn(self, domain: int, seed: int) -> tuple[Tensor, Tensor]:
+        """A sample (n, D) of a domain's rows and the mean (D,) of all: what `Prototypes.fit` learns from.
+
+        Between steps, one worker for all.
+        """
 
     def rebuild(self, wanted: Neighbourhood) -> dict[str, float]:
         """Search all neighbours anew.
@@ -137,6 +147,13 @@ class LocalMemory:
         column = columns(len(bank.keys), sample, slot, neighbour, domain == other)
         keys = bank.keys if sample is None else bank.keys[column.to(bank.keys.device)]
         return assemble(column, keys, slot, query, neighbour, domain == other)
+
+    def rows(self, domain: int, slot: Tensor) -> Tensor:
+        keys = self.banks[domain].keys
+        return keys[slot.to(keys.device)]
+
+    def drawn(self, domain: int, seed: int) -> tuple[Tensor, Tensor]:
+        return learnt_from(self.banks[domain].keys, seed)
 
     def _edges(self, domain: int, slot: Tensor, other: int) -> tuple[Tensor, Tensor]:
         """(E,) position in `slot` and (E,) neighbour."""

@@ -36,25 +36,27 @@ class Prototypes:
     mean: Tensor
 
     @classmethod
-    def fit(cls, sample: Tensor, centre: Tensor, seed: int, most: int = 150) -> "Prototypes":
+    def fit(
+        cls, sample: Tensor, centre: Tensor, seed: int, most: int = 150, count: int | None = None
+    ) -> "Prototypes":
         """Prototypes from a sample (N, D) of a domain's rows, N >= 1, and the mean (D,) of them all.
 
         Args:
             sample: those `drawn` from the shards, joined in the order of their slots.
             most: the largest number of clusters to try.
+            count: the number of clusters, if the `elbow` is not to be asked.
 
         Raises:
             ValueError: an empty sample, or a value that is not finite.
         """
         _check(sample)
-        return cls(clusters(sample, elbow(sample, seed, most), seed), centre)
+        return cls(clusters(sample, count or elbow(sample, seed, most), seed), centre)
 
     @classmethod
     def of(cls, vectors: Tensor, seed: int, most: int = 150) -> "Prototypes":
         """The same where all of the domain's unit rows (N, D) are at hand."""
         _check(vectors)
-        sample = drawn(Rows.all(vectors), len(vectors), seed)
-        return cls.fit(sample, mean(exact_sum(vectors), len(vectors)), seed, most)
+        return cls.fit(*learnt_from(vectors, seed), seed, most)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -81,6 +83,11 @@ def drawn(part: Rows, rows: int, seed: int) -> Tensor:
     """
     chosen = np.random.default_rng(seed).choice(rows, min(rows, SAMPLED), replace=False, shuffle=False)
     return own_rows(part, chosen)
+
+
+def learnt_from(vectors: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The sample and the mean of a domain, for `fit`, where all of its unit rows (N, D) are at hand."""
+    return drawn(Rows.all(vectors), len(vectors), seed), mean(exact_sum(vectors), len(vectors))
 
 
 def elbow(sample: Tensor, seed: int, most: int = 150) -> int:

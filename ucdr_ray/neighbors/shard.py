@@ -19,6 +19,7 @@ from ucdr_ray.neighbors.mutual import spans
 from ucdr_ray.neighbors.nearest import Nearest, code, scores_of, slots_of
 from ucdr_ray.neighbors.order import alike, by_slot
 from ucdr_ray.neighbors.parts import span
+from ucdr_ray.neighbors.prototypes import drawn
 from ucdr_ray.neighbors.recall import nearer
 from ucdr_ray.neighbors.search import Rows, search
 from ucdr_ray.neighbors.sparse import Grouped, search_near
@@ -96,6 +97,10 @@ class Shard:
         slot = slot[(slot >= first) & (slot < stop)].unique()
         bank = self.banks[domain]
         return Held(slot, bank.keys[slot - first], bank.filled[slot - first])
+
+    def drawn(self, domain: int, seed: int) -> Tensor:
+        """This shard's share of the sample of a domain that prototypes are learnt from."""
+        return drawn(Rows.all(self.banks[domain].keys, self.spans[domain][0]), self.sizes[domain], seed)
 
     # The search, in this order: `total`, `begin`, `search` and `merge`, `named` and `link`, `degrees`.
 
