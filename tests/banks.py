@@ -42,6 +42,11 @@ def one_step(memory, domain, slot, key):
     return answers(memory, domain, slot)
 
 
+def own_rows(memory, domain, slot):
+    """The bank's rows of the step's images."""
+    return [memory.rows(a, slot[domain == a]) for a in domain.unique().tolist()]
+
+
 def same(found, expected):
     return all(
         torch.equal(f.keys, e.keys) and torch.equal(f.positive, e.positive) and torch.equal(f.own, e.own)

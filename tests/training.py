@@ -47,6 +47,16 @@ DUDE = [
     "method.generator_precision=float32",
 ]
 
+UEM = [
+    *[setting for setting in TINY if not setting.startswith("method.")],
+    "method.name=uem",
+    "method.stages.idse=3",
+    "method.stages.cdsm=2",
+    "method.elbow_every=2",
+    "bank.momentum=0.5",
+    "train.lr=0.001",
+]
+
 
 def overrides(settings: list[str] | None = None) -> list[str]:
     """`TINY`, then `settings`, as `--set` takes them."""
@@ -59,6 +69,10 @@ def tiny_config(settings: list[str] | None = None) -> RunConfig:
 
 def dude_config(settings: list[str] | None = None) -> RunConfig:
     return load_config(None, [*DUDE, *(settings or [])])
+
+
+def uem_config(settings: list[str] | None = None) -> RunConfig:
+    return load_config(None, [*UEM, *(settings or [])])
 
 
 def trainer(catalog: Catalog, config: RunConfig, rank: int = 0, workers: int = 1) -> Trainer:

@@ -30,9 +30,15 @@ class Member:
         parts = self._workers.gather(self.rank, (domain, slot, key))
         return tuple(torch.cat([part[i] for part in parts]) for i in range(3))
 
+    def joined(self, rows):
+        parts = self._workers.gather(self.rank, rows.detach())
+        first = sum(map(len, parts[: self.rank]))
+        live = [rows if rank == self.rank else part for rank, part in enumerate(parts)]
+        return torch.cat(live), slice(first, first + len(rows))
+
     def copy_first(self, values):
         for value in values:
-            value.copy_(self._workers.gather(self.rank, value)[0])
+            value.copy_(self._workers.gather(self.rank, value.clone())[0])
 
     def barrier(self):
         self._workers.gather(self.rank, None)

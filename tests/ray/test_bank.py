@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.banks import DIM, NAMES, SIZES, WORKERS, answers, clients, one_step, random_step, same
+from tests.banks import DIM, NAMES, SIZES, WORKERS, answers, clients, one_step, own_rows, random_step, same
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -24,6 +24,7 @@ events = st.one_of(
     steps,
     steps,
     st.tuples(st.just("search"), searches),
+    st.tuples(st.just("sample"), st.integers(0, len(SIZES) - 1), st.integers(0, 2**20)),
     st.tuples(st.just("save")),
     st.tuples(st.just("restore")),
 )
@@ -58,7 +59,12 @@ def test_sharded_and_local_memory_give_the_same(
             local.push(*(torch.cat([part[i] for part in parts]) for i in range(3)))
             for rank, (domain, slot, _) in enumerate(parts):
                 assert same(found[rank], answers(local, domain, slot))
+                here, there = own_rows(members[rank], domain, slot), own_rows(local, domain, slot)
+                assert all(torch.equal(one, other) for one, other in zip(here, there))
             assert value[0] % 3 or same(*found)
+        elif kind == "sample":
+            found, expected = members[0].drawn(*value), local.drawn(*value)
+            assert all(torch.equal(one, other) for one, other in zip(found, expected))
         elif kind == "search":
             reports = together(lambda rank, wanted=value[0]: members[rank].rebuild(wanted))
             assert reports == [local.rebuild(*value)] * WORKERS
