@@ -3,32 +3,35 @@
 import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.workers import Workers
 from ucdr_ray.config import load_config
 from ucdr_ray.errors import UserError
 from ucdr_ray.losses.prototype import alpha
-from ucdr_ray.methods.base import Batch
+from ucdr_ray.methods.base import Batch, Losses
 from ucdr_ray.methods.build import build_method
 from ucdr_ray.methods.uem import Uem
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import LocalMemory
-from ucdr_ray.world import World
 
-SIZES, DIM, TAU = (60, 50), 8, 0.07
-DOMAIN = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-SLOT = torch.tensor([3, 0, 55, 7, 49, 4, 6, 11])
+NAMES, SIZES, DIM, TAU = ["photo", "sketch", "toy"], (60, 50, 40), 8, 0.07
+GROUPS = ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [0, 2, 3, 6])
+SLOT = torch.tensor([3, 0, 55, 7, 49, 4, 6, 11, 2, 39, 1, 8])
 
 
-def method(*settings: str, world: World | None = None) -> Uem:
+def method(*settings: str, domains: int = 2) -> Uem:
     config = load_config(None, ["method.name=uem", *[f"method.{setting}" for setting in settings]])
     torch.manual_seed(0)
     backbone = Encoder.from_backbone("random:resnet-mini", 32).backbone
-    made = build_method(config, Encoder(backbone, 32, head=(16, DIM)), ["photo", "sketch"], world=world)
+    made = build_method(config, Encoder(backbone, 32, head=(16, DIM)), NAMES[:domains])
+    assert isinstance(made, Uem)
     made.online.eval()
     made.target.eval()
     with torch.no_grad():  # so that L_SPR is not 0
@@ -37,28 +40,31 @@ def method(*settings: str, world: World | None = None) -> Uem:
     return made
 
 
-def memory(exchange=None) -> LocalMemory:
-    """Groups at right angles: five of A's, four of which B has too, and one of B's own."""
+def memory(domains: int = 2, exchange=None) -> LocalMemory:
+    """Groups at right angles, some of which other domains have too."""
     draw = torch.Generator().manual_seed(3)
-    made = LocalMemory(list(zip(("photo", "sketch"), SIZES)), DIM, exchange=exchange, momentum=0.99)
-    for bank, groups in zip(made.banks, ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])):
-        rows = torch.eye(DIM)[torch.tensor(groups)[torch.arange(len(bank.keys)) % 5]]
+    sizes = list(zip(NAMES, SIZES))[:domains]
+    made = LocalMemory(sizes, DIM, exchange=exchange, momentum=0.99)
+    for bank, groups in zip(made.banks, GROUPS):
+        rows = torch.eye(DIM)[torch.tensor(groups)[torch.arange(len(bank.keys)) % len(groups)]]
         rows = normalize(rows + 0.05 * torch.randn(rows.shape, generator=draw), dim=1)
         bank.push(torch.arange(len(rows)), rows)
     return made
 
 
-def batch(rows: slice | list[int] = slice(None)) -> Batch:
-    draw = torch.Generator().manual_seed(1)
-    pixels = torch.rand(8, 3, 32, 32, generator=draw)[rows]
-    return Batch(pixels, pixels, DOMAIN[rows], SLOT[rows], global_rows=8)
+def batch(domains: int = 2, rows: list[int] | None = None) -> Batch:
+    """Four images of each domain, or some of them."""
+    count = 4 * domains
+    pixels = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    domain, some = torch.arange(count) // 4, list(range(count)) if rows is None else rows
+    return Batch(pixels[some], pixels[some], domain[some], SLOT[some], global_rows=count)
 
 
-def one_step(made: Uem, bank: LocalMemory, epoch: int, given: Batch | None = None):
+def one_step(made: Uem, bank: LocalMemory, epoch: int, rows: list[int] | None = None) -> Losses:
     made.begin_epoch(epoch, bank)
-    ends = made.switch.epochs
-    stage = next(stage for stage in made.stages() if stage.name == ("idse" if epoch < ends else "cdsm"))
-    return made.step(given or batch(), stage, bank)
+    name = "idse" if epoch < made.switch.epochs else "cdsm"
+    stage = next(stage for stage in made.stages() if stage.name == name)
+    return made.step(batch(made.domains, rows), stage, bank)
 
 
 def values(losses) -> dict[str, float]:
@@ -85,34 +91,50 @@ def push(u, v) -> float:
     return math.exp(dot(u, v) / TAU)
 
 
-def sets(made: Uem, bank: LocalMemory):
-    """z, M, P, P' and the map from P to P' of both domains, as lists of float64 rows."""
-    with torch.no_grad():
-        z = made.encoder(batch().query).double()
-    banks = [one.keys.double() for one in bank.banks]
-    own = [made.structure.prototypes(a).vectors.double() for a in range(2)]
-    whole = [seen.a.double() for seen in made.unified]
-    became = [seen.place_a.tolist() for seen in made.unified]
-    return z, banks, own, whole, became
+@dataclass
+class Seen:
+    """What the equations speak of, in float64: z, M, P, and of each ordered pair P' and the map to it."""
+
+    z: Tensor
+    banks: list[Tensor]
+    own: list[Tensor]
+    whole: dict[tuple[int, int], Tensor]
+    became: dict[tuple[int, int], list[int]]
+
+    @classmethod
+    def of(cls, made: Uem, bank: LocalMemory) -> "Seen":
+        with torch.no_grad():
+            z = made.encoder(batch(made.domains).query).double()
+        own = [made.structure.prototypes(a).vectors.double() for a in range(made.domains)]
+        whole = {pair: one.a.double() for pair, one in made.unified.items()}
+        became = {pair: one.place_a.tolist() for pair, one in made.unified.items()}
+        return cls(z, [one.keys.double() for one in bank.banks], own, whole, became)
+
+    def images(self):
+        """Embedding, domain and slot of each image, and the other domains."""
+        for i, x in enumerate(self.z):
+            yield x, i // 4, int(SLOT[i]), [b for b in range(len(self.banks)) if b != i // 4]
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean"])
 @pytest.mark.parametrize("merge", [True, False])
-def test_idse_is_eq_12(reduction: str, merge: bool) -> None:
-    made, bank = method(f"reduction={reduction}", f"merge={merge}"), memory()
+@pytest.mark.parametrize("domains", [2, 3])
+def test_idse_is_eq_12(domains: int, reduction: str, merge: bool) -> None:
+    made, bank = method(f"reduction={reduction}", f"merge={merge}", domains=domains), memory(domains)
     losses = one_step(made, bank, 60)
-    z, banks, own, whole, became = sets(made, bank)
+    seen = Seen.of(made, bank)
     expected = {"ince": 0.0, "pnce": 0.0, "sel": 0.0}
     summed = 1 if reduction == "paper" else 4
-    for x, a, i in zip(z, DOMAIN.tolist(), SLOT.tolist()):
-        keys = banks[a][SLOT[a == DOMAIN]]
-        expected["ince"] -= math.log(push(x, banks[a][i]) / sum(push(x, m) for m in keys)) / summed
-        cluster = nearest(banks[a][i], own[a], gap)
-        prototypes = whole[a] if merge else own[a]
-        mine = prototypes[became[a][cluster] if merge else cluster]
-        below = sum(push(x, p) for p in prototypes)
-        expected["pnce"] -= math.log(push(x, mine) / below) / summed
-        expected["sel"] += sum(push(x, p) / below * gap(x, p) for p in prototypes) / 4
+    for x, a, i, others in seen.images():
+        keys = seen.banks[a][SLOT[4 * a : 4 * a + 4]]
+        expected["ince"] -= math.log(push(x, seen.banks[a][i]) / sum(push(x, m) for m in keys)) / summed
+        cluster = nearest(seen.banks[a][i], seen.own[a], gap)
+        for b in others:
+            prototypes = seen.whole[a, b] if merge else seen.own[a]
+            mine = prototypes[seen.became[a, b][cluster] if merge else cluster]
+            below = sum(push(x, p) for p in prototypes)
+            expected["pnce"] -= math.log(push(x, mine) / below) / summed / len(others)
+            expected["sel"] += sum(push(x, p) / below * gap(x, p) for p in prototypes) / 4 / len(others)
     assert values(losses) == pytest.approx(expected, rel=1e-4)
     weight = alpha(60, 100)
     total = expected["ince"] + weight * (expected["pnce"] + expected["sel"])
@@ -130,36 +152,38 @@ def test_alpha_grows_with_the_epochs() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean"])
-def test_cdsm_is_eq_18(reduction: str) -> None:
-    made, bank = method(f"reduction={reduction}"), memory()
+@pytest.mark.parametrize("domains", [2, 3])
+def test_cdsm_is_eq_18(domains: int, reduction: str) -> None:
+    made, bank = method(f"reduction={reduction}", domains=domains), memory(domains)
     losses = one_step(made, bank, 110)
-    z, banks, own, whole, became = sets(made, bank)
+    seen = Seen.of(made, bank)
     with torch.no_grad():
-        before = made.target(batch().query).double()
-        judged = made.extras()["classifier"](z.float()).double().sigmoid()
-    expected, trusted = {"dal": 0.0, "spr": 0.0, "sn2m": 0.0}, [0.0, 0.0]
-    for i, (x, a) in enumerate(zip(z, DOMAIN.tolist())):
-        expected["dal"] -= math.log(judged[i] if a == 0 else 1 - judged[i]) / (
-            1 if reduction == "paper" else 8
-        )
-        for j in range(8):
-            if DOMAIN[j] == a:
-                change = dot(x, z[j]) - dot(before[i], before[j])
-                expected["spr"] += (change**2 + (gap(x, z[j]) - gap(before[i], before[j])) ** 2) / 16
-        b = 1 - a
-        place = became[a][nearest(x, own[a], product)]
-        y = banks[b][nearest(x, banks[b], product)]
-        above = push(x, whole[b][place])
-        if nearest(y, whole[b], product) == place:
-            above += push(x, y)
-            trusted[a] += 1 / 4
-        below = sum(push(x, p) for p in whole[b]) + sum(push(x, m) for m in banks[b])
-        expected["sn2m"] -= math.log(above / below) / 4
+        before = made.target(batch(domains).query).double()
+        judged = made.extras()["classifier"](seen.z.float()).double().sigmoid()
+    pairs = list(combinations(range(domains), 2))
+    expected, trusted = {"dal": 0.0, "spr": 0.0, "sn2m": 0.0}, dict.fromkeys(seen.whole, 0.0)
+    for number, (x, a, _, others) in enumerate(seen.images()):
+        for j in range(4 * a, 4 * a + 4):
+            change = dot(x, seen.z[j]) - dot(before[number], before[j])
+            change_of_gap = gap(x, seen.z[j]) - gap(before[number], before[j])
+            expected["spr"] += (change**2 + change_of_gap**2) / 16
+        for b in others:
+            first = judged[number, pairs.index((min(a, b), max(a, b)))]
+            loss = -math.log(first if a < b else 1 - first)
+            expected["dal"] += loss / (1 if reduction == "paper" else 8) / len(others)
+            place = seen.became[a, b][nearest(x, seen.own[a], product)]
+            there, y = seen.whole[b, a], seen.banks[b][nearest(x, seen.banks[b], product)]
+            above = push(x, there[place])
+            if nearest(y, there, product) == place:
+                above += push(x, y)
+                trusted[a, b] += 1 / 4
+            below = sum(push(x, p) for p in there) + sum(push(x, m) for m in seen.banks[b])
+            expected["sn2m"] -= math.log(above / below) / 4 / len(others)
     assert values(losses) == pytest.approx(expected, rel=1e-4)
     assert float(losses.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-4)
     shares = {name: float(value) for name, value in losses.measures.items()}
     assert shares == pytest.approx({
-        "reliable/photo->sketch": trusted[0], "reliable/sketch->photo": trusted[1]
+        f"reliable/{NAMES[a]}->{NAMES[b]}": share for (a, b), share in trusted.items()
     })  # fmt: skip
 
 
@@ -167,7 +191,7 @@ def test_what_is_logged_of_an_epoch() -> None:
     made, bank = method(), memory()
     first, second = made.begin_epoch(0, bank), made.begin_epoch(1, bank)
     assert first == pytest.approx({
-        "clusters/photo": 5, "clusters/sketch": 5, "merged": 4, "alpha": alpha(0, 100)
+        "clusters/photo": 5, "clusters/sketch": 5, "merged/photo->sketch": 4, "alpha": alpha(0, 100)
     })  # fmt: skip
     assert second == pytest.approx(
         first | {"stability/photo": 1, "stability/sketch": 1, "alpha": alpha(1, 100)}
@@ -192,12 +216,10 @@ def test_merging_switched_off_leaves_alignment_as_it_is() -> None:
 def test_the_plain_nearest_neighbour_is_drawn_to_whatever_its_prototype() -> None:
     made, bank = method("match=nearest"), memory()
     losses = one_step(made, bank, 110)
-    z, banks, *_ = sets(made, bank)
-    expected = 0.0
-    for x, a in zip(z, DOMAIN.tolist()):
-        other = banks[1 - a]
-        y = other[nearest(x, other, product)]
-        expected -= math.log(push(x, y) / sum(push(x, m) for m in other)) / 4
+    seen, expected = Seen.of(made, bank), 0.0
+    for x, _, _, (b,) in seen.images():
+        y = seen.banks[b][nearest(x, seen.banks[b], product)]
+        expected -= math.log(push(x, y) / sum(push(x, m) for m in seen.banks[b])) / 4
     found, full = values(losses), values(one_step(method(), memory(), 110))
     assert found.pop("nearest") == pytest.approx(expected, rel=1e-4)
     del full["sn2m"]
@@ -210,8 +232,9 @@ def test_the_adversary_descends_what_the_encoder_ascends() -> None:
     found = [parameter.grad for parameter in made.encoder.head.parameters()]
     classifier = [parameter.grad for parameter in made.extras()["classifier"].parameters()]
     z = made.encoder(batch().query)
-    logit = made.extras()["classifier"](z)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, (DOMAIN == 0).float(), reduction="sum")
+    logit = made.extras()["classifier"](z).squeeze(1)
+    of_a = (batch().domain == 0).float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, of_a, reduction="sum")
     modules = [*made.encoder.head.parameters(), *made.extras()["classifier"].parameters()]
     plain = torch.autograd.grad(loss, modules)
     for ours, theirs in zip(found, plain):
@@ -246,8 +269,7 @@ def test_the_bank_is_averaged_with_the_embeddings() -> None:
     made, bank = method(), memory()
     old = [one.keys.clone() for one in bank.banks]
     one_step(made, bank, 0)
-    z = made.encoder(batch().query).detach()
-    for x, a, i in zip(z, DOMAIN.tolist(), SLOT.tolist()):
+    for x, a, i in zip(made.encoder(batch().query).detach(), batch().domain.tolist(), batch().slot.tolist()):
         torch.testing.assert_close(bank.banks[a].keys[i], normalize(0.99 * old[a][i] + 0.01 * x, dim=0))
 
 
@@ -263,7 +285,7 @@ def test_workers_add_up_to_the_same_loss_and_gradient(epoch: int) -> None:
         member = workers.member(rank)
         made = copies[rank]
         made.world = made.structure.world = member
-        losses = one_step(made, memory(member.exchange), epoch, batch(shares[rank]))
+        losses = one_step(made, memory(exchange=member.exchange), epoch, shares[rank])
         losses.total.backward()
         return made, losses
 
@@ -287,13 +309,6 @@ def test_stages_and_their_losses() -> None:
     ]
     assert [s.name for s in method("stages={idse: 0, cdsm: 1}").stages()] == ["cdsm"]
     assert [s.name for s in method("stages={idse: 1, cdsm: 0}").stages()] == ["idse"]
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_other_than_two_domains_are_refused(count: int) -> None:
-    config = load_config(None, ["method.name=uem"])
-    with pytest.raises(UserError, match=r"method.name=uem trains 2 domains, got \d: a.*data.domains=\[A,B\]"):
-        build_method(config, Encoder.from_backbone("random:resnet-mini", 32), ["a", "b", "c"][:count])
 
 
 def test_the_papers_values_are_the_defaults() -> None:

@@ -19,7 +19,7 @@ STABLE = ["method.switch=stable", "method.stable_at=0", "method.stable_from=0", 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    return make_catalog(tmp_path_factory.mktemp("uem") / "catalog", {"photo": 44, "sketch": 31})
+    return make_catalog(tmp_path_factory.mktemp("uem") / "catalog", {"one": 1, "photo": 44, "sketch": 31})
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_run_trains_both_stages_and_says_what_it_did(catalog) -> None:
         assert terms == (
             {"loss_ince", "loss_pnce", "loss_sel"} if idse else {"loss_dal", "loss_spr", "loss_sn2m"}
         )
-        assert row.keys() >= {"clusters/photo", "clusters/sketch", "merged", "images_per_s"}
+        assert row.keys() >= {"clusters/photo", "clusters/sketch", "merged/photo->sketch", "images_per_s"}
         assert all(math.isfinite(row[name]) for name in terms)
         assert ("alpha" in row) == idse and ("reliable/photo->sketch" in row) != idse
         assert ("stability/photo" in row) == (row["epoch"] > 1)
@@ -126,6 +126,6 @@ def test_two_workers_stopped_and_resumed_do_what_one_process_does(tmp_path, cata
     alone = trainer(catalog, uem_config())
     train(alone)
     expected = state(alone)
-    assert expected.keys() == one.keys() and bool((one["structure.count"] > 1).all())
+    assert expected.keys() == one.keys() and bool((one["structure.count"][1:] > 1).all())
     for name, value in expected.items():
         torch.testing.assert_close(one[name], value, rtol=1e-3, atol=1e-4)

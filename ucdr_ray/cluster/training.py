@@ -20,7 +20,6 @@ from ucdr_ray.cluster.workers import Job, bank_shards, fit, work
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import build_encoder
 from ucdr_ray.errors import JobError, UserError
-from ucdr_ray.methods.build import check_domains
 from ucdr_ray.models.backbone import absolute
 from ucdr_ray.progress import progress
 from ucdr_ray.run import Run, begin, check_folder
@@ -28,11 +27,10 @@ from ucdr_ray.tracking import Tracker, resolve_uri
 
 
 def chosen_domains(config: RunConfig, catalog: Catalog) -> list[str]:
-    """The domains to train on. UserError: one is missing from the catalog, or they are too few, or too many."""
+    """The domains to train on. UserError: one is missing from the catalog, or fewer than two are left."""
     names = [catalog.domain(name).name for name in config.data.domains or [d.name for d in catalog.domains]]
     if len(names) < 2:
         raise UserError(f"training needs at least 2 domains; got {', '.join(names)} of {catalog.path}")
-    check_domains(config.method, names)
     return names
 
 

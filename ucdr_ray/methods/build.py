@@ -3,8 +3,7 @@
 import torch
 
 from ucdr_ray.config import RunConfig
-from ucdr_ray.errors import UserError
-from ucdr_ray.method_settings import AlignmentConfig, MethodConfig, UemConfig
+from ucdr_ray.method_settings import AlignmentConfig, UemConfig
 from ucdr_ray.methods.alignment import Alignment
 from ucdr_ray.methods.base import Method
 from ucdr_ray.methods.dude import Dude
@@ -27,12 +26,8 @@ def build_method(
     Args:
         generator: of the methods that have one.
         world: the workers; None: this process alone.
-
-    Raises:
-        UserError: as `check_domains`.
     """
     method = config.method
-    check_domains(method, domains)
     if isinstance(method, AlignmentConfig):
         return Alignment(encoder, method, len(domains), precision)
     if isinstance(method, UemConfig):
@@ -40,11 +35,3 @@ def build_method(
     if generator is None:
         raise ValueError(f"method {method.name} needs a generator")
     return Dude(encoder, method, domains, generator, precision, config.train.seed)
-
-
-def check_domains(method: MethodConfig, names: list[str]) -> None:
-    """UserError: the method is not for so many domains."""
-    if isinstance(method, UemConfig) and len(names) != 2:
-        raise UserError(
-            f"method.name=uem trains 2 domains, got {len(names)}: {', '.join(names)}; choose two: data.domains=[A,B]"
-        )

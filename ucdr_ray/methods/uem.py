@@ -1,4 +1,4 @@
-"""UEM (Wang, Du, Zhu, NeurIPS 2024): retrieval across two unlabelled domains whose categories may differ.
+"""UEM (Wang, Du, Zhu, NeurIPS 2024): retrieval across unlabelled domains whose categories may differ.
 
 Sec. 3.2, IDSE: inside each domain, images are told apart (Eq. 6) and drawn to prototypes (Eq. 7, 11), more and more as
 these come to mean something (Eq. 10). Both domains have the same prototypes, in two places (Eq. 8, 9): so neither
@@ -6,9 +6,13 @@ makes a structure of its own.
 
 Sec. 3.3, CDSM: an adversary (Eq. 13) brings the domains together, while each keeps the structure that IDSE made
 (Eq. 14), and images are drawn to a prototype in the other domain, and to an image there that has the same (Eq. 15-17).
+
+The paper has two domains, A and B. Of more, each pair is treated so; where a domain's loss depends on the other one of
+a pair, it is the mean over the others.
 """
 
 from dataclasses import replace
+from itertools import combinations, permutations
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +50,16 @@ class Uem(Method):
     ) -> None:
         super().__init__(encoder, len(domains), precision)
         self.config, self.names, self.world = config, domains, world
+        self.pairs = list(combinations(range(len(domains)), 2))
         device = next(encoder.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            classifier = DomainClassifier(encoder.head_dim, config.classifier_hidden)
+            classifier = DomainClassifier(encoder.head_dim, config.classifier_hidden, len(self.pairs))
         self.online = Judged(encoder, classifier).to(device)
         most, every = config.max_clusters, config.elbow_every
         self.structure = Structure(domains, encoder.head_dim, most, every, seed, world).to(device)
         self.switch = Switch(config).to(device)
-        self.unified: list[Unified] = []  # as seen from each domain
+        self.unified: dict[tuple[int, int], Unified] = {}  # (a, b): a and b, as seen from a
         self.alpha = 0.0
 
     def stages(self) -> list[Stage]:
@@ -72,11 +77,12 @@ class Uem(Method):
         return [stage for stage in stages if stage.epochs > 0]
 
     def begin_epoch(self, epoch: int, memory: Memory) -> dict[str, float]:
-        """Prototypes of both banks, translated and merged (Eq. 8, 9); alpha (Eq. 10); f' when IDSE has ended."""
+        """Prototypes of all banks, translated and merged (Eq. 8, 9); alpha (Eq. 10); f' when IDSE has ended."""
         report = self.structure.renew(epoch, memory)
-        unified = unify(self.structure.prototypes(0), self.structure.prototypes(1))
-        self.unified = [unified, unified.swapped()]
-        report["merged"] = int(unified.merged.sum())
+        for a, b in self.pairs:
+            unified = unify(self.structure.prototypes(a), self.structure.prototypes(b))
+            self.unified[a, b], self.unified[b, a] = unified, unified.swapped()
+            report[f"merged/{self.names[a]}->{self.names[b]}"] = int(unified.merged.sum())
         if epoch < self.switch.epochs:
             self.alpha = alpha(epoch, self.config.stages.idse)
             self.switch.look(epoch, self.structure.stability)
@@ -93,45 +99,59 @@ class Uem(Method):
             scheduled = {"pnce": self.alpha, "sel": self.alpha}
             weights = {name: weight * scheduled.get(name, 1) for name, weight in stage.weights.items()}
             return weighted(self.enhance(z, batch, stage, memory), replace(stage, weights=weights))
-        adversarial = domain_adversarial(logit, batch.domain == 0)
-        aligned = {"dal": self._over(adversarial, batch.global_rows, True)}
+        terms = {"dal": self.confuse(logit, batch)}
         if "spr" in stage.weights:
-            aligned["spr"] = self.preserve(z, batch)
-        matched, measures = self.match(z, batch, memory)
-        return replace(weighted(aligned | {self.config.match: matched}, stage), measures=measures)
+            terms["spr"] = self.preserve(z, batch)
+        terms[self.config.match], measures = self.match(z, batch, memory)
+        return replace(weighted(terms, stage), measures=measures)
 
     def enhance(self, z: Tensor, batch: Batch, stage: Stage, memory: Memory) -> dict[str, Tensor]:
-        """Both domains' L_INCE (Eq. 6), L_PNCE (Eq. 7) and L_SEL (Eq. 11)."""
+        """All domains' L_INCE (Eq. 6), L_PNCE (Eq. 7) and L_SEL (Eq. 11)."""
         terms = {name: z.new_zeros(()) for name in stage.weights}
         tau, images = self.config.temperature, self._images(batch)
-        for a in range(2):
+        for a in range(self.domains):
             mine = batch.domain == a
             x, m = z[mine], memory.rows(a, batch.slot[mine])
             keys, own = self.world.joined(m)
             place = torch.arange(own.start, own.stop, device=z.device)
             terms["ince"] += self._over(instance_nce(x, keys, place, tau), images, True)
-            prototypes, became = self.told(a)
-            if "pnce" in terms:
-                # An image's cluster is that of its row now; since prototypes were made it has hardly moved.
-                cluster = became[assign(m, self.structure.prototypes(a).vectors)]
-                terms["pnce"] += self._over(prototype_nce(x, prototypes, cluster, tau), images, True)
-            if "sel" in terms:
-                terms["sel"] += self._over(semantic_enhanced(x, prototypes, tau), images, False)
+            # An image's cluster is that of its row now; since prototypes were made it has hardly moved.
+            cluster = assign(m, self.structure.prototypes(a).vectors)
+            seen = self.seen(a)
+            for prototypes, became in seen:
+                if "pnce" in terms:
+                    loss = prototype_nce(x, prototypes, became[cluster], tau)
+                    terms["pnce"] += self._over(loss, images, True) / len(seen)
+                if "sel" in terms:
+                    loss = semantic_enhanced(x, prototypes, tau)
+                    terms["sel"] += self._over(loss, images, False) / len(seen)
         return terms
 
-    def told(self, a: int) -> tuple[Tensor, Tensor]:
-        """(C', D) P_a', and (C_a,) which of it each cluster became. Without merging P_a, as Eq. 7 has it before."""
+    def seen(self, a: int) -> list[tuple[Tensor, Tensor]]:
+        """For each other domain (C', D) P_a' and (C_a,) which of its rows a cluster became.
+
+        Without merging, once, P_a alone: what Eq. 7 is first written with.
+        """
         if self.config.merge:
-            return self.unified[a].a, self.unified[a].place_a
+            return [(one.a, one.place_a) for (first, _), one in self.unified.items() if first == a]
         own = self.structure.prototypes(a).vectors
-        return own, torch.arange(len(own), device=own.device)
+        return [(own, torch.arange(len(own), device=own.device))]
+
+    def confuse(self, logit: Tensor, batch: Batch) -> Tensor:
+        """L_DAL (Eq. 13) of each pair of domains."""
+        total = logit.new_zeros(())
+        for pair, (a, b) in enumerate(self.pairs):
+            mine = (batch.domain == a) | (batch.domain == b)
+            loss = domain_adversarial(logit[mine, pair], batch.domain[mine] == a)
+            total = total + self._over(loss, 2 * self._images(batch), True) / (self.domains - 1)
+        return total
 
     def preserve(self, z: Tensor, batch: Batch) -> Tensor:
-        """Both domains' L_SPR (Eq. 14), of all pairs of the batch."""
+        """All domains' L_SPR (Eq. 14), of all pairs of the batch's images."""
         with torch.no_grad():
             before = self._encode(self.target, batch.query)
         total = z.new_zeros(())
-        for a in range(2):
+        for a in range(self.domains):
             mine = batch.domain == a
             now, own = self.world.joined(z[mine])
             change = structure_preserving(now, self.world.joined(before[mine])[0])
@@ -142,13 +162,13 @@ class Uem(Method):
         return total
 
     def match(self, z: Tensor, batch: Batch, memory: Memory) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both domains' L_SN2M (Eq. 17), and the share of images whose nearest one in the other domain is trusted.
+        """All domains' L_SN2M (Eq. 17), and the share of images whose nearest one in the other domain is trusted.
 
         In its place, as an ablation: every image is drawn to its nearest one in the other domain, among all there.
         """
         tau, images = self.config.temperature, self._images(batch)
         total, measures = z.new_zeros(()), {}
-        for a, b in ((0, 1), (1, 0)):
+        for a, b in permutations(range(self.domains), 2):
             mine = batch.domain == a
             x, bank = z[mine], memory.candidates(a, batch.slot[mine], b).keys
             if self.config.match == "nearest":
@@ -157,11 +177,11 @@ class Uem(Method):
                 nearest.scatter_(1, similarity.detach().argmax(1, keepdim=True), True)
                 loss = info_nce(similarity, nearest, tau)
             else:
-                seen = self.unified[a]
+                both = self.unified[a, b]
                 own = nearest_prototype(x, self.structure.prototypes(a).vectors)
-                loss, trusted = sn2m(x, bank, seen.b, seen.place_a[own], tau)
+                loss, trusted = sn2m(x, bank, both.b, both.place_a[own], tau)
                 measures[f"reliable/{self.names[a]}->{self.names[b]}"] = row_sum(trusted.float(), images)
-            total = total + self._over(loss, images, False)
+            total = total + self._over(loss, images, False) / (self.domains - 1)
         return total, measures
 
     def _images(self, batch: Batch) -> int:

@@ -13,15 +13,16 @@ class DomainClassifier(nn.Module):
     Args:
         dim: dimension D of an embedding.
         hidden: width between the layers.
+        pairs: of domains to be told apart, one in the paper.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, pairs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, pairs))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, D) unit rows -> (B,) what becomes, by the sigmoid, the probability of the first domain."""
-        return self.layers(z).squeeze(1)
+        """(B, D) unit rows -> (B, pairs) what becomes, by the sigmoid, the probability of a pair's first domain."""
+        return self.layers(z)
 
 
 class Judged(nn.Module):
@@ -32,7 +33,7 @@ class Judged(nn.Module):
         self.encoder, self.classifier = encoder, classifier
 
     def forward(self, pixels: Tensor, judge: bool) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) in [0, 1] -> (B, D) unit rows; if `judge` (B,), whose gradient comes to the encoder reversed."""
+        """(B, 3, S, S) in [0, 1] -> (B, D) unit rows; if `judge` (B, pairs), whose gradient reaches it reversed."""
         z = self.encoder(pixels)
         if not judge:
             return z, None
