@@ -155,7 +155,7 @@ def test_the_fields_of_a_method_are_its_own() -> None:
     )
     with pytest.raises(UserError) as caught:
         load_config(None, ["method.name=dud"])
-    assert "method" in str(caught.value) and "'alignment', 'dude'" in str(caught.value)
+    assert "method" in str(caught.value) and "'alignment', 'dude', 'uem'" in str(caught.value)
     with pytest.raises(UserError) as caught:
         load_config(None, ["method.name=dude", "method.time_low=0.9", "method.time_high=0.5"])
     assert str(caught.value) == "method: time_low=0.9 with time_high=0.5; allowed: time_low below time_high"
@@ -241,6 +241,10 @@ def test_check_takes_overrides_and_needs_no_file(tmp_path: Path, capsys: pytest.
 def test_shipped_recipes_are_right(recipe: Path) -> None:
     method = load_config(recipe).method
     assert (method.name == "dude") == ("dude" in recipe.stem)
+    assert (method.name == "uem") == ("uem" in recipe.stem)
+    if recipe.stem.startswith("uem_"):  # the paper's values
+        assert (*method.stages.model_dump().values(), method.temperature) == (100, 50, 0.07)
+        assert load_config(recipe).bank.momentum == 0.99
     if recipe.stem.startswith("dude_"):  # the paper's values
         assert tuple(method.stages.model_dump().values()) == (50, 30, 20)
         assert (method.k_in, method.k_cross, method.temperature, method.momentum) == (50, 50, 0.2, 0.999)

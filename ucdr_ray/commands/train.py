@@ -29,12 +29,12 @@ def train(
         str | None, typer.Option("--json", metavar="FILE", help="Write the outcome; - for standard output.")
     ] = None,
 ) -> None:
-    """Train an encoder by staged alignment: single images, then neighbours in a domain, then across domains.
+    """Train an encoder by the config's method: alignment, dude or uem.
 
-    Says after each epoch its stage, losses, images a second, the share of images with mutual neighbours in other
-    domains, and the time left. RUN gets metrics.jsonl, checkpoints and, at the end, the encoder. Workers that die are
-    replaced. After Ctrl-C, or whatever else stops it, the same command with --resume goes on from the newest
-    checkpoint.
+    Says after each epoch its stage, losses, images a second, where neighbours are searched the share of images with
+    mutual ones in other domains, and the time left. RUN gets metrics.jsonl, checkpoints and, at the end, the encoder.
+    Workers that die are replaced. After Ctrl-C, or whatever else stops it, the same command with --resume goes on from
+    the newest checkpoint.
 
     Example: ucdr train --catalog catalogs/pacs --config jobs/configs/pacs_alignment.yaml --out runs/pacs
 
