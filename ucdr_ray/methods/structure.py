@@ -3,6 +3,7 @@
 For UEM (Wang, Du, Zhu, NeurIPS 2024), sec. 3.2.1.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ class Structure(nn.Module):
             self.names, self.count.tolist(), self.stability.tolist(), strict=True
         ):
             report[f"clusters/{name}"] = count
-            if stability == stability:
+            if not math.isnan(stability):
                 report[f"stability/{name}"] = stability
         return report
 
