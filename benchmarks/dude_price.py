@@ -10,7 +10,7 @@ from ucdr_ray.bfloat16 import fast_bfloat16
 from ucdr_ray.config import RunConfig, load_config
 from ucdr_ray.drawings import DUDE
 from ucdr_ray.drawings.train_generator import SYNONYMS
-from ucdr_ray.method_settings import DudeConfig
+from ucdr_ray.method_settings import AlignmentConfig, DudeConfig
 from ucdr_ray.models.generator_files import PACKAGED, load_generator
 
 
@@ -30,10 +30,11 @@ class Price:
     def of(self, config: RunConfig, own_side: int) -> float:
         """A whole training's, per epoch's steps."""
         method = config.method
-        if not isinstance(method, DudeConfig):
+        if isinstance(method, AlignmentConfig):
             return (
                 method.stages.instance + method.stages.in_domain + method.stages.cross_domain
             ) * self.alone
+        assert isinstance(method, DudeConfig)
         side, stages = method.generator_size or own_side, method.stages
         share = 1 / method.od_every if method.keep_od and method.weight_od > 0 else 0
         later = self.alone + share * (self.both[side] - self.alone)

@@ -23,6 +23,7 @@ from ucdr_ray.engine import build_encoder
 from ucdr_ray.evaluation.features import embed_domains
 from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs
 from ucdr_ray.files import read_json, write_json
+from ucdr_ray.method_settings import Contrastive
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.memory import LocalMemory, Neighbourhood
 
@@ -79,6 +80,7 @@ def judge_checkpoint(
         return built.eval()
 
     target, method = encoder("target.", "head"), config.method
+    assert isinstance(method, Contrastive)
     keys = embed_domains(target, catalog, names)
     memory = LocalMemory([(name, len(keys[name].ids)) for name in names], target.head_dim)
     for index, name in enumerate(names):

@@ -78,7 +78,9 @@ def test_every_command_exists_with_its_options(words: list[str]) -> None:
         assert given - options(rest) - {"--help", "--version"} == set()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/adding-a-method.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/adding-a-method.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     file = ROOT / document
     links = re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text(encoding="utf-8"))
