@@ -23,7 +23,13 @@ PLACES = {
         "ucdr_ray/evaluation/contact.py",
         "benchmarks/made_index.py",
     ),
-    "faiss": ("ucdr_ray/index/", "ucdr_ray/neighbors/", "benchmarks/neighbors.py", "benchmarks/search_"),
+    "faiss": (
+        "ucdr_ray/index/",
+        "ucdr_ray/neighbors/",
+        "benchmarks/neighbors.py",
+        "benchmarks/search_",
+        "benchmarks/service.py",
+    ),
 }
 NOWHERE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torchvision", "timm"}
 
