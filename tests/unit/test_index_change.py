@@ -158,6 +158,21 @@ def test_a_version_named_is_put_in_use_where_current_is_damaged(damage, copy):
     assert rollback(copy, first).version == first == current(copy)
 
 
+@pytest.mark.parametrize("end", [chr(0), chr(0xD800), chr(0xDCFF)])
+def test_an_id_with_letters_that_are_none_deletes_and_finds_nothing(end, world, copy):
+    first, (id_, *_) = current(copy), world.embeddings.ids("photo").to_pylist()
+    with pytest.raises(UserError, match="none was deleted"):
+        delete(copy, [id_ + end])
+    assert current(copy) == first and Index.open(copy).find(id_) is not None
+    assert Index.open(copy).find(id_ + end) is None
+
+
+def test_folders_of_others_beside_the_versions_stay(world, copy):
+    (copy / "versions" / ".backup").mkdir()
+    delete(copy, world.embeddings.ids("photo").to_pylist()[:1])
+    assert (copy / "versions" / ".backup").is_dir()
+
+
 def test_recall_is_measured_anew_where_most_is_deleted(tmp_path):
     """Cells that held a thousand rows hold a few: as many have to be searched again."""
     catalog = make_catalog(tmp_path / "catalog", {"photo": 2600, "sketch": 40}, side=4)

@@ -59,7 +59,7 @@ def search(
     from ucdr_ray.index.search import Index
 
     opened = Index.open(index)
-    names = [name.strip() for name in domains.split(",")] if domains else opened.manifest.domains
+    names = [name.strip() for name in domains.split(",")] if domains is not None else opened.manifest.domains
     for name in names:
         opened.domain(name)
     contents = [_read(image) for image in images]

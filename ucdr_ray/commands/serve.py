@@ -1,5 +1,6 @@
 """`ucdr serve`: search over HTTP, and a page to use it."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ucdr_ray.errors import UserError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def serve(
@@ -71,7 +72,7 @@ def serve(
             tokens=tokens,
             admin_tokens=admin_tokens,
             # A page from elsewhere can make a browser call loopback under a name of its own: only our names pass.
-            hosts=["localhost", "127.0.0.1", "[::1]"] if host in _LOOPBACK else ["*"],
+            hosts=list(dict.fromkeys([*_LOOPBACK, host])) if _is_loopback(host) else ["*"],
         )
     except ValidationError as error:
         first: Any = error.errors()[0]
@@ -86,3 +87,10 @@ def serve(
 
     typer.echo(f"starting the service of {index} …", err=True)
     run(settings, host, port, ready)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

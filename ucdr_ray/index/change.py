@@ -79,7 +79,10 @@ def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) 
         UserError: an id is in none of the domains, in which case none is deleted, or no image would be left.
     """
     with _changing(out) as (base, scratch):
-        wanted, found = np.unique(np.array([id_.encode() for id_ in ids], np.bytes_)), []
+        if strange := [id_ for id_ in ids if "\0" in id_]:  # NumPy would leave out the end
+            raise UserError(f"{strange[0]!r} is not an id: none was deleted")
+        bytes_ = [id_.encode(errors="surrogatepass") for id_ in ids]
+        wanted, found = np.unique(np.array(bytes_, np.bytes_)), []
         shards = {(entry.domain, entry.first_slot): entry for entry in base.manifest.shards}
         stale = []
         for name in base.manifest.domains if domains is None else dict.fromkeys(domains):
@@ -93,7 +96,7 @@ def delete(out: Path, ids: Sequence[str], domains: Sequence[str] | None = None) 
                 shards[name, entry.first_slot] = _without(scratch, entry, np.union1d(gone, slots))
                 stale += [entry.deleted] if entry.deleted else []
         if len(missing := np.setdiff1d(wanted, np.concatenate([*found, wanted[:0]]))):
-            some = ", ".join(id_.decode() for id_ in missing[:_NAMED].tolist())
+            some = ", ".join(id_.decode(errors="replace") for id_ in missing[:_NAMED].tolist())
             raise UserError(
                 f"{len(missing)} of {len(wanted)} ids are not in the index at {out}, such as {some}: none was deleted"
             )

@@ -76,8 +76,8 @@ class Metadata:
 
     def row(self, id_: bytes) -> int | None:
         """The row of an id. The first call sorts them all."""
-        if len(id_) > self.ids.dtype.itemsize:
-            return None  # NumPy would widen a copy of all ids to its length
+        if len(id_) > self.ids.dtype.itemsize or b"\0" in id_:
+            return None  # NumPy would widen a copy of all ids to its length, and leave out zeros at the end
         place = np.searchsorted(self.ids, id_, sorter=self._order)
         if place == len(self.ids) or self.ids[self._order[place]] != id_:
             return None

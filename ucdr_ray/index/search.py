@@ -87,7 +87,7 @@ class OpenDomain:
 
     def find(self, id_: str) -> int | None:
         """The slot of an image that can be found in these shards."""
-        found = (shard.find(id_.encode()) for shard in self.shards)
+        found = (shard.find(id_.encode(errors="surrogatepass")) for shard in self.shards)
         return next((slot for slot in found if slot is not None), None)
 
     def vectors(self, slots: np.ndarray) -> np.ndarray:

@@ -80,7 +80,8 @@ def read_manifest(index: Path, name: str) -> Manifest:
 
 def clear_unfinished(index: Path) -> None:
     """Remove what killed writers left; only under the index's lock."""
-    for path in (index / "versions").glob(".*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in (".build-*", ".*.tmp"):
+        for path in (index / "versions").glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
     for path in index.glob(".CURRENT.*.tmp"):
         path.unlink()
