@@ -4,7 +4,6 @@ Two shapes that give the same answers. *Whole*: HTTP → a copy of the ingress, 
 *Sharded*: HTTP → ingress → one deployment for each part of the shards; each scales by itself.
 """
 
-import math
 from typing import Any
 
 from ray.serve import Application
@@ -64,19 +63,19 @@ def parts_of(settings: ServiceSettings, manifest: Manifest) -> int:
     Raises:
         UserError: `parts` is given for the shape that has none.
     """
-    size = held(manifest)
     if settings.shape == "whole" or (
-        settings.shape == "auto" and settings.parts is None and size <= settings.memory
+        settings.shape == "auto" and settings.parts is None and held(manifest.shards) <= settings.memory
     ):
         if settings.parts is not None:
             raise UserError(f"parts={settings.parts} is for the sharded shape; allowed with whole: none")
         return 0
     most = len(manifest.shards)  # none is cut
-    for parts in range(max(1, math.ceil(size / settings.memory)), most):
-        sizes = [sum(entry.memory for entry in manifest.part(number, parts)) for number in range(parts)]
-        if settings.parts is None and max(sizes) <= settings.memory:
+    if settings.parts is not None:
+        return settings.parts
+    for parts in range(1, most):
+        if all(held(group) <= settings.memory for group in manifest.parts(parts)):
             return parts
-    return settings.parts or most
+    return most
 
 
 def _scaled(replicas: Replicas, under_way: int, gpus: float = 0) -> dict[str, Any]:

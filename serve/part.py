@@ -18,7 +18,7 @@ class PartHost(Host):
 
     def __init__(self, path: Path, number: int, parts: int, watch_s: float, threads: int = 1) -> None:
         """Load the shards of part ``number`` of ``parts``."""
-        library = Library(path, lambda manifest: manifest.part(number, parts))
+        library = Library(path, lambda manifest: manifest.parts(parts)[number])
         super().__init__(path, watch_s, library, threads)
         self._beside = ThreadPoolExecutor(1, "beside")
 

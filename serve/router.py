@@ -129,13 +129,12 @@ class Router:
     def _domains_of(self, index: Index) -> dict[int, list[str]]:
         """The domain of each shard, by part; parts without shards are left out."""
         if index.version not in self._holders:
-            parts = {
-                number: [entry.domain for entry in index.manifest.part(number, len(self._parts))]
-                for number in range(len(self._parts))
-            }
+            groups = index.manifest.parts(len(self._parts))
             kept = dict(list(self._holders.items())[-1:])
             self._holders = kept | {
-                index.version: {number: names for number, names in parts.items() if names}
+                index.version: {
+                    number: [entry.domain for entry in group] for number, group in enumerate(groups) if group
+                }
             }
         return self._holders[index.version]
 

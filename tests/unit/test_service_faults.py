@@ -11,6 +11,7 @@ from serve.app import parts_of
 from serve.messages import Answer
 from serve.settings import ServiceSettings
 from tests.serving import Site, ask
+from ucdr_ray.index.plan import WORK
 from ucdr_ray.index.search import Index
 
 
@@ -61,9 +62,7 @@ def test_when_no_part_answers_there_is_no_answer(world):
 def test_a_slow_part_does_not_stop_others_questions(world):
     """Questions about domains that the slow part does not hold are answered at once, while others wait for it."""
     site = Site(world.index, 3, deadline_ms=3000)
-    holders = [
-        {entry.domain for entry in site.searcher.newest.manifest.part(number, 3)} for number in range(3)
-    ]
+    holders = [{entry.domain for entry in group} for group in site.searcher.newest.manifest.parts(3)]
     [alone] = [number for number, domains in enumerate(holders) if "Real World" in domains]
     slow = next(number for number in range(3) if number != alone)
     site.parts[slow].before = asleep
@@ -188,13 +187,12 @@ def test_who_goes_away_is_counted_as_such(world):
 def test_as_many_parts_as_keep_each_within_its_memory(world):
     manifest = Index.open(world.index).manifest
     sizes = [entry.memory for entry in manifest.shards]
-    for memory in (max(sizes), max(sizes) + min(sizes), sum(sizes)):
+    for memory in (WORK + size for size in (max(sizes), max(sizes) + min(sizes), sum(sizes))):
         settings = ServiceSettings(index=world.index, shape="sharded", memory=memory)
         parts = parts_of(settings, manifest)
 
         def largest(count):
-            groups = [manifest.part(number, count) for number in range(count)]
-            return max(sum(entry.memory for entry in group) for group in groups)
+            return WORK + max(sum(entry.memory for entry in group) for group in manifest.parts(count))
 
         assert largest(parts) <= memory and (parts == 1 or largest(parts - 1) > memory)
     assert parts_of(ServiceSettings(index=world.index, shape="sharded", memory=1), manifest) == len(sizes)
@@ -203,7 +201,7 @@ def test_as_many_parts_as_keep_each_within_its_memory(world):
 def test_parts_hold_every_shard_once_and_are_alike_in_size(world):
     manifest = Index.open(world.index).manifest
     for parts in (1, 2, 3, 20):
-        groups = [manifest.part(number, parts) for number in range(parts)]
+        groups = manifest.parts(parts)
         together = sorted(entry.vectors.file for group in groups for entry in group)
         assert together == sorted(entry.vectors.file for entry in manifest.shards)
         sizes = [sum(entry.bytes for entry in group) for group in groups if group]

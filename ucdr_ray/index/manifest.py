@@ -167,15 +167,15 @@ class Manifest(Record):
             (entry for entry in self.shards if entry.domain == domain), key=lambda entry: entry.first_slot
         )
 
-    def part(self, number: int, parts: int) -> list[ShardEntry]:
-        """The shards of one of several groups that take nearly the same memory, some of which may be empty."""
-        groups: list[list[ShardEntry]] = [[] for _ in range(parts)]
-        sizes = [0] * parts
+    def parts(self, count: int) -> list[list[ShardEntry]]:
+        """The shards in so many groups that take nearly the same memory, some of which may be empty."""
+        groups: list[list[ShardEntry]] = [[] for _ in range(count)]
+        sizes = [0] * count
         for entry in sorted(self.shards, key=lambda entry: (-entry.memory, entry.domain, entry.first_slot)):
             least = sizes.index(min(sizes))
             groups[least].append(entry)
             sizes[least] += entry.memory
-        return groups[number]
+        return groups
 
     def rows_of(self, domain: str) -> int:
         """Number of images in a domain that can be found."""

@@ -13,7 +13,7 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.index import kinds
 from ucdr_ray.index.kinds import APPROXIMATE, FETCHES, ApproximateKind, K, Kind
 from ucdr_ray.index.learn import drawn
-from ucdr_ray.index.manifest import Manifest
+from ucdr_ray.index.manifest import ShardEntry
 from ucdr_ray.index.metadata import row_memory
 from ucdr_ray.index.source import Embedded, Source
 
@@ -97,9 +97,9 @@ def shown_memory(source: Embedded) -> int:
     return round(total)
 
 
-def held(manifest: Manifest) -> int:
-    """Bytes of memory of a process that holds a whole version."""
-    return WORK + sum(entry.memory for entry in manifest.shards)
+def held(shards: list[ShardEntry]) -> int:
+    """Bytes of memory of a process that holds these shards."""
+    return WORK + sum(entry.memory for entry in shards)
 
 
 def estimate(
