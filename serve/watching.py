@@ -52,11 +52,14 @@ class Watcher:
                     seen, again = await self._refresh(), float("inf")
                     self._said = ""
             except UserError as error:
-                text = str(error).replace(f"{self._path.resolve()}/", "").replace(f"{self._path}/", "")
-                if text != self._said:
-                    log.warning("the version in use stays: %s", text)
-                self._said = text
+                self._say(str(error).replace(f"{self._path.resolve()}/", "").replace(f"{self._path}/", ""))
                 seen = wanted or seen
                 again = time.monotonic() + _REST * self._every
             except Exception as error:  # such as a copy that died meanwhile: it is tried again
-                log.warning("the version in use stays: %s", type(error).__name__)
+                self._say(type(error).__name__)
+
+    def _say(self, problem: str) -> None:
+        """Once, however often it is met."""
+        if problem != self._said:
+            log.warning("the version in use stays: %s", problem)
+        self._said = problem

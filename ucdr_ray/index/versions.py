@@ -16,6 +16,7 @@ from ucdr_ray.files import atomic_write, sha256_file
 from ucdr_ray.index.manifest import Manifest
 from ucdr_ray.records import read_record
 
+_LONGEST = 64  # bytes of ``CURRENT``: a name that is longer names nothing
 _NAME = re.compile(r"(\d+)-([0-9a-f]{12})")
 
 
@@ -49,7 +50,8 @@ def current(index: Path) -> str:
     """
     path = index / "CURRENT"
     try:
-        text = path.read_bytes().decode("ascii")  # as text, other ends of lines would pass for this one
+        with path.open("rb") as file:  # as text, other ends of lines would pass for this one
+            text = file.read(_LONGEST).decode("ascii")
     except FileNotFoundError:
         raise UserError(f"no index at {index}: {path} is missing (make one with: ucdr index build)") from None
     except (OSError, UnicodeDecodeError):
