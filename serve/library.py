@@ -70,6 +70,7 @@ class Library:
         for name in index.manifest.domains:
             index.domain(name)
         index.find("")  # ids are sorted at the first look-up, which nobody should wait for
+        _ = index.examples, index.picture  # and what would be read from the folder later may not be there then
         if self._prepare is not None:
             self._prepare(index)
         return index

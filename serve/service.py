@@ -143,7 +143,7 @@ class Service:
         """A message of the index, told from its folder on."""
         root = self._settings.index
         for path in (root.resolve(), root):
-            text = text.replace(f"{path}/", "").replace(str(path), "the index")
+            text = text.replace(f"{path}/", "").replace(str(path), "its folder")
         return text
 
     def examples(self) -> list[dict[str, str]]:

@@ -10,7 +10,9 @@ import pytest
 from serve.app import parts_of
 from serve.messages import Answer
 from serve.settings import ServiceSettings
+from serve.watching import Watcher
 from tests.serving import Site, ask
+from tests.tiny import picture
 from ucdr_ray.index.plan import WORK
 from ucdr_ray.index.search import Index
 
@@ -206,6 +208,35 @@ def test_parts_hold_every_shard_once_and_are_alike_in_size(world):
         assert together == sorted(entry.vectors.file for entry in manifest.shards)
         sizes = [sum(entry.bytes for entry in group) for group in groups if group]
         assert np.ptp(sizes) <= max(entry.bytes for entry in manifest.shards)
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_what_is_loaded_answers_without_the_index_folder(tmp_path, world, parts):
+    shutil.copytree(world.index, tmp_path / "index")
+    site = Site(tmp_path / "index", parts)
+    (tmp_path / "index").rename(tmp_path / "elsewhere")
+    examples = ask(site, "/v1/examples", "GET")
+    assert examples.status_code == 200
+    id_ = examples.json()["examples"][0]["id"]
+    assert ask(site, f"/v1/images/{id_}", "GET").status_code == 200
+    for question in ({"json": {"id": id_}}, {"files": {"image": ("a.png", picture(1))}}, query(world)):
+        assert ask(site, "/v1/search", **question).status_code == 200
+
+
+def test_what_goes_wrong_again_and_again_is_said_once(tmp_path, world, caplog):
+    tries = 0
+
+    async def fail() -> str:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("a copy died")
+
+    async def watch() -> None:
+        Watcher(world.index, 0.01, fail).start()
+        await asyncio.sleep(0.3)
+
+    asyncio.run(watch())
+    assert tries > 2 and caplog.text.count("the version in use stays: RuntimeError") == 1
 
 
 def test_an_index_that_is_gone_is_refused_at_the_start(tmp_path, world):
