@@ -57,6 +57,22 @@ def build(
             help="Share of the exact top 10 to be found, for queries of every domain in every other."
         ),
     ] = 0.97,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            help="Learn what domains have in common, so that a search may answer: nothing here matches. For "
+            "features that bring domains together: look at what it says would be refused.",
+        ),
+    ] = False,
+    null_quantile: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="With --null: an image counts as near up to this quantile of the distances between images of the "
+            "same. Less refuses more.",
+        ),
+    ] = 1.0,
     json_file: JsonOption = None,
 ) -> None:
     """Build a new version and put it in use, once it is complete and finds its own images.
@@ -70,12 +86,14 @@ def build(
     from ucdr_ray.cluster.index_shards import write_shards
     from ucdr_ray.index.build import ROWS_PER_SHARD
     from ucdr_ray.index.build import build as run
+    from ucdr_ray.index.judging import check_quantile
     from ucdr_ray.index.plan import plan
     from ucdr_ray.index.source import Embedded
     from ucdr_ray.progress import progress
 
     if not 0 < recall <= 1:
         raise UserError(f"--recall {recall:g}: allowed are shares above 0, up to 1")
+    check_quantile(null_quantile)
     source, pictures = opened(embeddings, catalog)
     limit = None if memory is None else _bytes(memory)
     place = Embedded(embeddings, pictures.path)
@@ -88,6 +106,7 @@ def build(
             out,
             chosen.chosen.kind,
             recall,
+            null_quantile if null else None,
             advance=meter.advance,
             write_shards=write_shards,
         )
@@ -122,6 +141,8 @@ def told(out: Path, index: "Index", json_file: str | None, more: dict[str, Any] 
             f"{len(summary['domains'])} domains, {megabytes(summary['bytes'])}, {summary['kind']}"
             + ("" if worst is None else f", recall at 10 at least {worst:.1%} between any two domains")
         )
+        for one in index.manifest.common.refused if index.manifest.common else ():
+            typer.echo(f"{one.query} -> {one.gallery}: of {one.share:.0%} of its images nothing would match")
 
 
 def _tell(plan: "Plan") -> None:

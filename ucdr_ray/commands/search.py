@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from ucdr_ray.files import atomic_write
 if TYPE_CHECKING:
     import numpy as np
 
+    from ucdr_ray.index.judging import Judged
     from ucdr_ray.index.merge import Hit
     from ucdr_ray.index.search import Answer, Index
 
@@ -33,6 +34,16 @@ def search(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every image, also where the index has a shortcut.")
     ] = False,
+    null: Annotated[
+        Literal["on", "off"],
+        typer.Option(help="Where the index was built with --null, say so where nothing matches; off: never."),
+    ] = "on",
+    query_domain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A", help="For that, what the queries are from; what each looks like without it."
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +67,7 @@ def search(
     if sheet is None and json_file != "-":
         sheet = Path("search.png")
     from ucdr_ray.files import write_json
+    from ucdr_ray.index.judging import judge
     from ucdr_ray.index.search import Index
 
     opened = Index.open(index)
@@ -63,8 +75,14 @@ def search(
     for name in names:
         opened.domain(name)
     contents = [_read(image) for image in images]
-    answers = opened.search(_encode(opened, images, contents), names, k, exact)
-    result = _result(opened, names, k, images, answers)
+    vectors = _encode(opened, images, contents)
+    answers = opened.search(vectors, names, k, exact)
+    judged = (
+        judge(opened, vectors, [one.by_domain for one in answers], query_domain) if null == "on" else None
+    )
+    if judged is not None:
+        answers = [_kept(answer, one, k) for answer, one in zip(answers, judged, strict=True)]
+    result = _result(opened, names, k, images, answers, judged)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -103,10 +121,26 @@ def _encode(index: "Index", images: list[Path], contents: list[bytes]) -> "np.nd
     return np.concatenate([encoder.encode(torch.stack(part).to(device)).cpu().numpy() for part in parts])
 
 
+def _kept(answer: "Answer", judged: "Judged", k: int) -> "Answer":
+    """Without what is from domains that have nothing of the kind."""
+    from dataclasses import replace
+
+    from ucdr_ray.index.merge import merge
+
+    by_domain = judged.kept(answer.by_domain)
+    return replace(answer, hits=merge(by_domain.values(), k), by_domain=by_domain)
+
+
 def _result(
-    index: "Index", domains: list[str], k: int, images: list[Path], answers: list["Answer"]
+    index: "Index",
+    domains: list[str],
+    k: int,
+    images: list[Path],
+    answers: list["Answer"],
+    judged: "list[Judged] | None",
 ) -> dict[str, Any]:
     first = answers[0]
+    verdicts: list[Judged | None] = [None] * len(images) if judged is None else list(judged)
     return {
         "index": {
             "path": str(index.folder.parents[1]),
@@ -124,8 +158,10 @@ def _result(
                 "image": str(image),
                 "hits": _ranked(answer.hits),
                 "by_domain": {name: _ranked(hits) for name, hits in answer.by_domain.items()},
+                "null": None if one is None else one.reason(domains),
+                "judged": None if one is None else one.told(),
             }
-            for image, answer in zip(images, answers, strict=True)
+            for image, answer, one in zip(images, answers, verdicts, strict=True)
         ],
     }
 
@@ -160,7 +196,10 @@ def _print(result: dict[str, Any]) -> None:
         for hit in query["hits"]:
             cells = (str(hit["rank"]), f"{hit['score']:.4f}", hit["domain"], hit["id"][:8], hit["source"])
             table.add_row(*map(Text, cells))  # a name with brackets is no markup
-        console.print(table)
+        if query["null"] is None:
+            console.print(table)
+        for line in _judged(query):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     shards = result["shards"]
     lines = [
         *result["notes"],
@@ -169,6 +208,22 @@ def _print(result: dict[str, Any]) -> None:
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _judged(query: dict[str, Any]) -> list[str]:
+    """Lines on whether anything matches, where that was judged."""
+    said = query["judged"]
+    if said is None:
+        return []
+    if query["null"] is not None:
+        return [f"{query['image']}: nothing here matches: {query['null']}"]
+    if said["query_domain"] is None:
+        return [f"{query['image']}: not judged whether it matches: it is from no domain that the index knows"]
+    return [
+        f"{query['image']}: nothing in {name} matches it"
+        for name, one in said["by_domain"].items()
+        if one["null"]
+    ]
 
 
 def _write_sheet(

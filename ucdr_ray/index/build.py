@@ -7,15 +7,18 @@ import numpy as np
 
 from ucdr_ray.catalog import Catalog
 from ucdr_ray.embeddings import Embeddings
+from ucdr_ray.errors import UserError
 from ucdr_ray.index.kinds import SMALLEST, Kind
 from ucdr_ray.index.learn import learnt
-from ucdr_ray.index.manifest import Manifest, Origin
+from ucdr_ray.index.manifest import Common, Manifest, Origin, Refused
+from ucdr_ray.index.open_set import OpenSet
 from ucdr_ray.index.publish import Draft, publish, writing
 from ucdr_ray.index.recall import with_efforts
 from ucdr_ray.index.search import Index, check_encoder
 from ucdr_ray.index.source import Embedded, Source, check_catalog
 from ucdr_ray.index.write_shard import Advance, ShardTask, Writer, shard_name, write_all
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.neighbors.prototypes import SAMPLED
 from ucdr_ray.records import files_under
 
 ROWS_PER_SHARD = 1_000_000  # a shard is built in memory: 1 GB at 256 dimensions, and its shortcut
@@ -28,6 +31,7 @@ def build(
     out: Path,
     kind: Kind = "exact",
     recall: float = RECALL,
+    null: float | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     advance: Advance = lambda rows: None,
     write_shards: Writer = write_all,
@@ -38,10 +42,13 @@ def build(
         catalog: the catalog that was embedded; gives sources and thumbnails.
         kind: of shortcuts, for shards of 1,000 rows and more.
         recall: share of the exact top 10 that queries of every domain must find in every other.
+        null: learn whether anything in a domain matches a query from another; up to this quantile of the distances
+            between images of the same, from 0 to 1, an image counts as near (`ucdr_ray.index.open_set`).
         advance: called with the number of rows finished since the last call; each row counts once.
 
     Raises:
-        UserError: embeddings, catalog and encoder do not belong together, or another build is under way.
+        UserError: embeddings, catalog and encoder do not belong together, there is one domain alone and ``null`` is
+            wanted, or another build is under way.
         JobError: an image can't be decoded (named), the recall is out of reach, or the finished version does not find
             its own rows.
     """
@@ -63,8 +70,32 @@ def build(
             shards=shards,
             recalls=[],
             encoder=files_under(scratch, "encoder"),
+            common=None if null is None else _common(source, rows, null, scratch),
         )
         return publish(out, scratch, with_efforts(draft, scratch), tasks)
+
+
+def _common(source: Source, rows: dict[str, np.ndarray], quantile: float, scratch: Path) -> Common:
+    """Learn what domains have in common from rows of each, and write it."""
+    if len(rows) < 2:
+        raise UserError(
+            f"whether anything matches is judged between domains; there is one alone: {', '.join(rows)}"
+        )
+    generator = np.random.default_rng(0)
+    samples = {
+        domain: source.vectors(domain, generator.choice(slots, min(len(slots), SAMPLED), replace=False))
+        for domain, slots in rows.items()
+    }
+    found = OpenSet.fit(samples)
+    found.save(scratch / "open_set.safetensors")
+    refused = found.refused(samples, quantile)
+    return Common.of(
+        scratch,
+        "open_set.safetensors",
+        domains=list(samples),
+        quantile=quantile,
+        refused=[Refused(query=a, gallery=b, share=share) for (a, b), share in refused.items()],
+    )
 
 
 def cut(

@@ -121,7 +121,7 @@ def compact(
         manifest, source = base.manifest, Built(base.folder, base.manifest)
         rows = {name: live_slots(base.folder, manifest.shards_of(name)) for name in manifest.domains}
         tasks = cut(source, scratch, rows, manifest.dim, manifest.kind, rows_per_shard)
-        _share(base.folder, scratch, manifest.encoder)
+        _share(base.folder, scratch, manifest.beside)
         with learnt(tasks, scratch) as ready:
             shards = write_shards(ready, advance)
         draft = replace(_draft(manifest), shards=shards)

@@ -97,6 +97,26 @@ class PairRecall(Record):
     recall: Share
 
 
+class Refused(Record):
+    """Share of a domain's own images to which nothing in another one would be said to match."""
+
+    query: str
+    gallery: str
+    share: Share
+
+
+class Common(FileRecord):
+    """What domains have in common, by which it is judged whether anything matches. See `ucdr_ray.index.open_set`.
+
+    ``domains``: in the file's order. ``quantile``: of the distances between merged clusters, up to which is near.
+    """
+
+    file: Literal["open_set.safetensors"]
+    domains: Annotated[list[str], Field(min_length=2)]
+    quantile: Share
+    refused: list[Refused]
+
+
 class Origin(Record):
     """Fingerprints of what the version was built from."""
 
@@ -132,6 +152,7 @@ class Manifest(Record):
     shards: list[ShardEntry]
     recalls: list[PairRecall]
     encoder: list[FileRecord]
+    common: Common | None = None
     totals: Totals
 
     @model_validator(mode="after")
@@ -147,7 +168,7 @@ class Manifest(Record):
             raise ValueError("a file is named twice")
         if not all(record.file.startswith("encoder/") for record in self.encoder):
             raise ValueError("an encoder file lies outside encoder/")
-        if self.totals != totals(self.shards, self.encoder):
+        if self.totals != totals(self.shards, self.beside):
             raise ValueError("totals do not add up")
         return self
 
@@ -159,7 +180,12 @@ class Manifest(Record):
     @property
     def files(self) -> list[FileRecord]:
         """Every file of the version but the manifest itself."""
-        return [*(record for shard in self.shards for record in shard.files), *self.encoder]
+        return [*(record for shard in self.shards for record in shard.files), *self.beside]
+
+    @property
+    def beside(self) -> list[FileRecord]:
+        """Every file that belongs to no shard."""
+        return [*self.encoder, *([self.common] if self.common else [])]
 
     def shards_of(self, domain: str) -> list[ShardEntry]:
         """The domain's shards in slot order."""
@@ -185,19 +211,19 @@ class Manifest(Record):
         """Hold every file against its checksum; FAISS would load many damaged files without a word.
 
         Args:
-            shards: only the files of these, and the encoder's.
+            shards: only the files of these, and those of no shard.
 
         Raises:
             UserError: names the first file that is missing or damaged.
         """
         chosen = self.shards if shards is None else shards
-        for record in [*(record for shard in chosen for record in shard.files), *self.encoder]:
+        for record in [*(record for shard in chosen for record in shard.files), *self.beside]:
             record.check(folder, "index")
 
 
-def totals(shards: list[ShardEntry], encoder: list[FileRecord]) -> Totals:
-    """Sums over a version's files and domains."""
-    records = [*(record for shard in shards for record in shard.files), *encoder]
+def totals(shards: list[ShardEntry], beside: list[FileRecord]) -> Totals:
+    """Sums over a version's domains and files, also those beside its shards."""
+    records = [*(record for shard in shards for record in shard.files), *beside]
     return Totals(
         domains=len({shard.domain for shard in shards}),
         rows=sum(shard.live for shard in shards),

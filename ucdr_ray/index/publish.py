@@ -15,7 +15,7 @@ from ucdr_ray.embeddings import ModelRef
 from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.files import staged_folder, write_json
 from ucdr_ray.index.kinds import Kind
-from ucdr_ray.index.manifest import Manifest, Origin, PairRecall, ShardEntry, totals
+from ucdr_ray.index.manifest import Common, Manifest, Origin, PairRecall, ShardEntry, totals
 from ucdr_ray.index.search import Index, OpenDomain
 from ucdr_ray.index.versions import (
     clear_unfinished,
@@ -44,12 +44,13 @@ class Draft:
     shards: list[ShardEntry]
     recalls: list[PairRecall]
     encoder: list[FileRecord]
+    common: Common | None = None
 
     def manifest(self, before: str | None = None) -> Manifest:
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             before=before,
-            totals=totals(self.shards, self.encoder),
+            totals=totals(self.shards, [*self.encoder, *([self.common] if self.common else [])]),
             **vars(self),
         )
 

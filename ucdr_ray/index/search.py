@@ -18,6 +18,7 @@ from ucdr_ray.images import Resize
 from ucdr_ray.index.kinds import Effort
 from ucdr_ray.index.manifest import Manifest, ShardEntry
 from ucdr_ray.index.merge import Hit, best, merge
+from ucdr_ray.index.open_set import OpenSet
 from ucdr_ray.index.shard import Shard, some_ids
 from ucdr_ray.index.versions import current, read_manifest, version_folder
 
@@ -151,6 +152,12 @@ class Index:
         encoder = Encoder.load(self.folder / "encoder")
         check_encoder(encoder, self.manifest.model, self.manifest.dim, self.folder / "encoder")
         return encoder
+
+    @cached_property
+    def open_set(self) -> OpenSet | None:
+        """What its domains have in common, if it was built to know that."""
+        common = self.manifest.common
+        return None if common is None else OpenSet.load(self.folder / common.file, common.domains)
 
     @cached_property
     def rows(self) -> dict[str, int]:
