@@ -24,6 +24,7 @@ from serve.settings import ServiceSettings
 from ucdr_ray.images import shown
 
 _PAGE = Path(__file__).parent / "page"
+_NULL = {"name": "null", "in": "query", "schema": {"type": "string", "enum": ["on", "off"], "default": "on"}}
 _WISHES = [
     {
         "name": "domains",
@@ -34,6 +35,8 @@ _WISHES = [
     {"name": "k", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 10}},
     {"name": "exact", "in": "query", "schema": {"type": "boolean", "default": False}},
     {"name": "min_score", "in": "query", "schema": {"type": "number", "minimum": -1, "maximum": 1}},
+    {"name": "query_domain", "in": "query", "schema": {"type": "string"}},
+    _NULL,
 ]
 _FORM = {
     "type": "object",
@@ -44,6 +47,8 @@ _FORM = {
         "k": {"type": "integer", "minimum": 1},
         "exact": {"type": "boolean"},
         "min_score": {"type": "number", "minimum": -1, "maximum": 1},
+        "query_domain": {"type": "string"},
+        "null": {"type": "string", "enum": ["on", "off"]},
     },
 }
 _SECURED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
@@ -117,6 +122,7 @@ def make_app(
         responses={200: {"model": BatchAnswer}, **_SEARCHED},
         openapi_extra={
             **_SECURED,
+            "parameters": [_NULL],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": BatchQuery.model_json_schema()}},

@@ -17,6 +17,7 @@ _AROUND, _NUMBER = 1 << 20, 40  # bytes of JSON: around the numbers, and of each
 _NAMES = 5_000  # each of a million unknown ones would be a fault with a message
 _FAULTS = 10_000  # that are worth looking at to name the first
 AnyMessage = TypeVar("AnyMessage", bound=BaseModel)
+AnyWishes = TypeVar("AnyWishes", bound=Wishes)
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ async def read_query(request: Request, dim: int) -> ImageQuery | OneQuery:
     kind = _kind(request)
     if kind == "application/json":
         _no_parameters(request)
-        return _parsed(OneQuery, await request.body(), dim)
+        return _with_null(request, _parsed(OneQuery, await request.body(), dim))
     if kind == "multipart/form-data":
         _no_parameters(request)
-        return await _form(request)
+        query = await _form(request)
+        return ImageQuery(query.image, _with_null(request, query.wishes))
     if kind == "application/octet-stream" or kind.startswith("image/"):
         return ImageQuery(await request.body(), _wishes(request.query_params))
     raise Refusal(
@@ -49,7 +51,7 @@ async def read_batch(request: Request, dim: int, most: int) -> BatchQuery:
     if _kind(request) != "application/json":
         raise Refusal(415, "Content-Type: application/json is allowed")
     _no_parameters(request)
-    return _parsed(BatchQuery, await request.body(), dim * most)
+    return _with_null(request, _parsed(BatchQuery, await request.body(), dim * most))
 
 
 async def _form(request: Request) -> ImageQuery:
@@ -78,10 +80,17 @@ def _kind(request: Request) -> str:
 
 
 def _no_parameters(request: Request) -> None:
-    if request.query_params:
-        raise Refusal(
-            422, f"{_shown(next(iter(request.query_params)))}: belongs into the body of this request"
-        )
+    for name in request.query_params:
+        if name != "null":
+            raise Refusal(422, f"{_shown(name)}: belongs into the body of this request")
+
+
+def _with_null(request: Request, wishes: AnyWishes) -> AnyWishes:
+    """The same with what ``?null=`` says."""
+    if "null" not in request.query_params:
+        return wishes
+    said = _wishes(QueryParams([("null", value) for value in request.query_params.getlist("null")]))
+    return wishes.model_copy(update={"null": said.null})
 
 
 def _wishes(fields: QueryParams) -> Wishes:

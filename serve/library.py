@@ -70,7 +70,8 @@ class Library:
         for name in index.manifest.domains:
             index.domain(name)
         index.find("")  # ids are sorted at the first look-up, which nobody should wait for
-        _ = index.examples, index.picture  # and what would be read from the folder later may not be there then
+        # What would be read from the folder later may not be there then.
+        _ = index.examples, index.picture, index.open_set
         if self._prepare is not None:
             self._prepare(index)
         return index

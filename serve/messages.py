@@ -1,6 +1,6 @@
 """What goes over the wire: requests and answers, with examples, from which the OpenAPI is made."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
@@ -33,6 +33,21 @@ class Wishes(Message):
     ] = False
     min_score: Annotated[
         float | None, Field(ge=-1, le=1, description="Leave out what scores less.", examples=[0.3])
+    ] = None
+
+    null: Annotated[
+        Literal["on", "off"],
+        Field(
+            description="Where the index was built to judge it, say so where it lacks what the query shows. "
+            "off: never; also as a parameter of the query, ?null=off."
+        ),
+    ] = "on"
+    query_domain: Annotated[
+        Name | None,
+        Field(
+            description="For that, what the query is from; what it looks like without it.",
+            examples=["sketch"],
+        ),
     ] = None
 
 
@@ -74,6 +89,29 @@ class Null(Message):
     reason: str
 
 
+class Verdict(Message):
+    """Of one domain asked."""
+
+    null: Annotated[bool, Field(description="It has nothing of the kind that the query shows.")]
+    distance: Annotated[float, Field(description="(1 - cosine) times the distance of the nearest image.")]
+    threshold: Annotated[
+        float | None,
+        Field(
+            description="The largest distance that counts as near; null: the domain has no such part at all."
+        ),
+    ]
+
+
+class Judged(Message):
+    """Whether the domains asked have what the query shows, judged as if it were from `query_domain`."""
+
+    query_domain: Annotated[
+        str | None, Field(description="null: from none that the index knows: not judged.")
+    ]
+    inferred: Annotated[bool, Field(description="The domain was not given, but told by how the query looks.")]
+    by_domain: Annotated[dict[str, Verdict], Field(description="Without those that can't be judged.")]
+
+
 class Found(Message):
     """What was found for one query."""
 
@@ -82,6 +120,9 @@ class Found(Message):
     null: Annotated[
         Null | None, Field(description="Set where nothing in the index matches; there are no hits then.")
     ]
+    judged: Annotated[
+        Judged | None, Field(description="null: the index was not built to judge this, or null=off.")
+    ] = None
 
 
 class Shards(Message):
@@ -151,6 +192,7 @@ class IndexInfo(Message):
     bytes: int
     domains: dict[str, DomainInfo]
     recalls: list[Recall]
+    judges: Annotated[bool, Field(description="It was built to say where nothing in a domain matches.")]
     limits: dict[str, float]
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from serve.asking import ImageQuery
 from serve.encoding import Encoding, Picture
 from serve.looking import Looked, Question, Row, Searcher, Wish
-from serve.matching import nothing_matches
+from serve.matching import told
 from serve.measures import Measures
 from serve.messages import BatchQuery, OneQuery, Wishes
 from serve.refusal import Refusal, too_late
 from serve.settings import ServiceSettings
 from ucdr_ray.errors import UserError
 from ucdr_ray.images import Reject, to_array
-from ucdr_ray.index.merge import Hit, merge
 from ucdr_ray.index.search import Index, unit_rows
 
 _MOST_HITS = 100_000  # of one call
@@ -81,7 +80,7 @@ class Service:
         """The content of an `Answer`. Raises Refusal."""
         index = self._searcher.newest
         wishes = query.wishes if isinstance(query, ImageQuery) else query
-        wish = self._wish(wishes, index)
+        wish, domain = self._wish(wishes, index), wishes.query_domain
         async with self._in_time(clock):
             if isinstance(query, ImageQuery):
                 vector = await self._encoded(query.image, index, clock)
@@ -89,9 +88,11 @@ class Service:
                 vector = _unit([query.vector], index)[0]
             else:
                 assert query.id is not None
-                vector = (await self._row(query.id, None, index)).vector
+                row = await self._row(query.id, None, index)
+                vector, domain = row.vector, domain or row.domain
             [looked] = await self._looked([vector], wish, index, clock)
-        return _found(looked, wish, wishes.min_score) | self._rests(looked, wish, clock)
+        [found] = told([looked], vector[None], wish, wishes, domain)
+        return found | self._rests(looked, wish, clock)
 
     async def batch(self, query: BatchQuery, clock: Clock) -> dict[str, Any]:
         """The content of a `BatchAnswer`. Raises Refusal."""
@@ -110,7 +111,7 @@ class Service:
         if len({one.index.version for one in looked}) > 1:
             raise Refusal(503, "a new version is being taken up; try again", 1)
         fewest = min(looked, key=lambda one: one.answered)
-        results = await asyncio.to_thread(lambda: [_found(one, wish, query.min_score) for one in looked])
+        results = await asyncio.to_thread(told, looked, vectors, wish, query, query.query_domain)
         return {"results": results} | self._rests(fewest, wish, clock)
 
     async def image(self, id_: str, domain: str | None, clock: Clock) -> bytes:
@@ -170,6 +171,7 @@ class Service:
                 name: {"images": rows, "shards": index.shards[name]} for name, rows in index.rows.items()
             },
             "recalls": [pair.model_dump() for pair in manifest.recalls],
+            "judges": manifest.common is not None,
             "limits": {name: float(value) for name, value in limits.model_dump().items()}
             | {"deadline_ms": self._settings.deadline_ms},
         }
@@ -268,25 +270,3 @@ def _unit(vectors: Sequence[Sequence[float]], index: Index) -> np.ndarray:
 
 def _status(reject: Reject) -> int:
     return 413 if reject.reason.startswith("too many pixels") else 422
-
-
-def _found(looked: Looked, wish: Wish, min_score: float | None) -> dict[str, Any]:
-    hits = merge(looked.by_domain.values(), wish.k)
-    reason = nothing_matches(hits, min_score)
-    if reason and looked.answered < looked.total:
-        reason += f"; but only {looked.answered} of {looked.total} shards answered"
-    return {
-        "hits": [] if reason else _shown(hits, min_score),
-        "by_domain": {
-            name: [] if reason else _shown(some, min_score) for name, some in looked.by_domain.items()
-        },
-        "null": {"reason": reason} if reason else None,
-    }
-
-
-def _shown(hits: Sequence[Hit], min_score: float | None) -> list[dict[str, Any]]:
-    return [
-        {"id": hit.id, "domain": hit.domain, "score": hit.score, "source": hit.source}
-        for hit in hits
-        if min_score is None or hit.score >= min_score
-    ]

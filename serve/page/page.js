@@ -91,6 +91,8 @@ function wishes() {
   const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
   const found = { k: Math.min(100, Math.max(1, Math.round($("k").valueAsNumber) || 12)), exact: $("exact").checked };
   if (chosen.length < boxes.length) found.domains = chosen;
+  if (!$("judge").checked) found.null = "off";
+  if ($("from").value && !query.id) found.query_domain = $("from").value;
   const least = $("min-score").valueAsNumber;
   if (!Number.isNaN(least)) found.min_score = Math.min(1, Math.max(-1, least));
   return found;
@@ -147,12 +149,13 @@ function draw(answer) {
     $("nothing").hidden = false;
   }
   let count = 0;
+  const judged = answer.judged?.by_domain || {};
   const sections = Object.entries(answer.null ? {} : answer.by_domain).map(([domain, hits]) => {
     count += hits.length;
     const title = element("h2", {}, `${domain} `, element("small", { textContent: `${hits.length} nearest` }));
     const inside = hits.length
       ? element("ol", { className: "pictures" }, ...hits.map((hit) => picture(hit, hit.source, false)))
-      : element("p", { textContent: "Nothing here scores enough." });
+      : element("p", { textContent: judged[domain]?.null ? "Nothing here matches." : "Nothing here scores enough." });
     const section = element("section", {}, title, inside);
     section.setAttribute("aria-label", domain);
     return [hits.length ? hits[0].score : -2, section];
@@ -162,8 +165,15 @@ function draw(answer) {
   const took = answer.timings_ms;
   const parts = [`decode ${took.decode.toFixed(1)}`, `encode ${took.encode.toFixed(1)}`, `search ${took.search.toFixed(1)}`];
   const asked = answer.partial ? ` Only ${answer.shards.answered} of ${answer.shards.total} shards answered.` : "";
-  $("status").textContent = `${answer.null ? "No" : count} images in ${took.total.toFixed(1)} ms (${parts.join(", ")}).${asked}`;
+  $("status").textContent = `${answer.null ? "No" : count} images in ${took.total.toFixed(1)} ms (${parts.join(", ")}).${asked}${seenAs(answer.judged)}`;
   served(answer.index_version, answer.model, answer.shards);
+}
+
+// From which domain the query was thought to be when it was judged whether anything matches.
+function seenAs(judged) {
+  if (!judged) return "";
+  if (judged.query_domain === null) return " Not judged whether they match: this looks like none of the domains.";
+  return judged.inferred ? ` Judged as ${judged.query_domain}, which it looks like.` : ` Judged as ${judged.query_domain}.`;
 }
 
 function served(version, model, shards) {
@@ -182,6 +192,9 @@ async function start() {
     return;
   }
   $("problem").hidden = true;
+  $("judging").hidden = !index.judges;
+  $("from").replaceChildren($("from").firstElementChild,
+    ...Object.keys(index.domains).map((name) => element("option", { textContent: name })));
   served(index.index_version, index.model);
   $("domains").replaceChildren(...Object.entries(index.domains).map(([name, { images }]) => {
     const box = element("input", { type: "checkbox", value: name, checked: true });
@@ -217,7 +230,7 @@ $("file").addEventListener("change", ({ target }) => {
   if (target.files.length) choose({ file: target.files[0] });
   target.value = "";  // the same file can be chosen again
 });
-for (const id of ["domains", "k", "min-score", "exact"]) $(id).addEventListener("change", ask);
+for (const id of ["domains", "k", "min-score", "exact", "judge", "from"]) $(id).addEventListener("change", ask);
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   if ($("token").value) {

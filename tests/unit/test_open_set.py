@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.tiny import encoder, make_catalog, make_embeddings
+from tests.categories import SHARED, built_index, made
+from tests.tiny import make_catalog, make_embeddings
 from ucdr_ray import cli
 from ucdr_ray.errors import UserError
 from ucdr_ray.index.build import build
@@ -14,32 +15,6 @@ from ucdr_ray.index.change import add, compact, delete
 from ucdr_ray.index.judging import judge
 from ucdr_ray.index.open_set import LEVELS, OpenSet
 from ucdr_ray.index.search import Index
-
-DIM = 16
-SHARED, OWN = 6, 2  # categories
-
-
-def made(seed: int = 0, rows: int = 40) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Two domains' unit rows and categories: 0-5 in both, 6 and 7 in the sketches alone, 8 and 9 in the photos alone.
-
-    Those in both are nearer to each other than to the rest, and the rest leaves the mean where it is: where all are
-    equally far, or the means move (Eq. 8), categories of one domain alone merge with each other (Eq. 9).
-    """
-    generator = np.random.default_rng(seed)
-    axes = np.linalg.qr(generator.normal(size=(DIM, DIM)))[0]
-    centres = np.concatenate([axes[0] + axes[1 : 1 + SHARED], axes[[7]], -axes[[7]], axes[[8]], -axes[[8]]])
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    kinds = {
-        "sketch": [*range(SHARED + OWN)],
-        "photo": [*range(SHARED), *range(SHARED + OWN, SHARED + 2 * OWN)],
-    }
-    found, labels = {}, {}
-    for name, categories in kinds.items():
-        labels[name] = np.repeat(categories, rows)
-        vectors = centres[labels[name]] + generator.normal(size=(len(labels[name]), DIM)) * 0.03
-        vectors += generator.normal(size=DIM) * 0.05
-        found[name] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return found, labels
 
 
 def nearest_cosines(rows: dict[str, np.ndarray], query: str, gallery: str) -> np.ndarray:
@@ -134,22 +109,7 @@ def test_clusters_without_a_counterpart_are_all_refused():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Embeddings whose vectors are those of `made`, and an index that knows what the domains share."""
-    root = tmp_path_factory.mktemp("open")
-    rows, labels = made()
-    spread = np.linalg.qr(np.random.default_rng(1).normal(size=(encoder().dim, DIM)))[0]
-    catalog = make_catalog(root / "catalog", {name: len(some) for name, some in rows.items()})
-    place = {}
-    for name in rows:
-        for slot, id_ in enumerate(catalog.read(name, ["id"])["id"].to_pylist()):
-            place.setdefault(id_, (name, slot))
-    embeddings = make_embeddings(
-        root / "embeddings",
-        catalog,
-        lambda id_: spread @ rows[place[id_][0]][place[id_][1]].astype(np.float64),
-    )
-    build(embeddings, catalog, root / "index", null=1.0)
-    return embeddings, catalog, root / "index", labels
+    return built_index(tmp_path_factory.mktemp("open"))
 
 
 def verdicts_of(index: Index, embeddings, query: str, gallery: str, **more) -> list[bool]:
