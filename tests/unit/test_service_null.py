@@ -35,7 +35,7 @@ def test_what_the_gallery_lacks_is_null_with_its_reason_and_what_it_has_is_found
             assert found.null is None and len(found.hits) == 10
             assert verdict.threshold is not None and not verdict.null
         else:
-            assert found.null.reason.startswith("photo has no counterpart of the part of sketch")
+            assert found.null.reason == "images of sketch like this one have no counterpart in photo"
             assert found.hits == [] and found.by_domain == {"photo": []} and verdict.threshold is None
 
 

@@ -55,10 +55,10 @@ class Verdict:
     def reason(self, query: str, gallery: str) -> str:
         """In words, of a query that shows what ``gallery`` lacks."""
         if self.threshold is None:
-            return f"{gallery} has no counterpart of the part of {query} that it is in"
+            return f"images of {query} like this one have no counterpart in {gallery}"
         return (
-            f"the nearest image of {gallery} is at distance {self.distance:.3g}, and at most {self.threshold:.3g} "
-            f"is usual for what it shows"
+            f"the nearest image of {gallery} is too far, at distance {self.distance:.3g}; of images of {query} like "
+            f"this one at most {self.threshold:.3g} counts as near"
         )
 
 
