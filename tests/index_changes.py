@@ -40,7 +40,9 @@ class Ground:
 
 
 CHANGES: dict[str, Callable[[Ground], Index]] = {
-    "build": lambda ground: build(ground.embeddings, ground.catalog, ground.out, "ivf-sq8", recall=0.9),
+    "build": lambda ground: build(
+        ground.embeddings, ground.catalog, ground.out, "ivf-sq8", recall=0.9, null=1.0
+    ),
     "add": lambda ground: add(ground.out, ground.embeddings, ground.catalog),
     "delete": lambda ground: delete(ground.out, ground.ids),
     "compact": lambda ground: compact(ground.out),
