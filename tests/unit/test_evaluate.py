@@ -206,3 +206,18 @@ def test_a_damaged_catalog_is_not_evaluated(tmp_path, capsys):
     assert evaluate("--catalog", made.path, "--backbone", BACKBONE) == 2
     assert part.name in capsys.readouterr().err
     assert Catalog.open(made.path, verify=False).domains
+
+
+def test_whether_it_is_told_that_a_gallery_lacks_something(catalog, tmp_path, capsys):
+    made = make_embeddings(tmp_path / "embeddings", catalog)
+    words = ["--catalog", catalog.path, "--embeddings", made.path, "--null"]
+    assert evaluate(*words, "--json", "-") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["open_set"]) == {"photo->sketch", "sketch->photo"}
+    for pair in found["open_set"].values():
+        assert set(pair) == {"prototypes", "distances", "merged", "curve"}
+        assert all(0 <= share["all"] <= 1 for share in pair["curve"].values())
+    assert evaluate(*words) == 0
+    assert "nothing here matches: right answers" in capsys.readouterr().out
+    assert evaluate(*words[:-1], "--json", "-") == 0
+    assert "open_set" not in json.loads(capsys.readouterr().out)

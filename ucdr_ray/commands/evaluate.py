@@ -10,6 +10,8 @@ from ucdr_ray.commands.tracked import log_evaluation, tracked_run
 from ucdr_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.evaluation.protocols import DomainVectors
 
@@ -31,6 +33,12 @@ def evaluate(
     ] = None,
     centred: Annotated[
         bool, typer.Option("--centred", help="Subtract each domain's mean vector first.")
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null", help="Also: is it told that a gallery lacks what a query shows? By two detectors."
+        ),
     ] = False,
     k: Annotated[str, typer.Option(metavar="K,…", help="Cut-offs.")] = "1,5,10,50,100,200",
     domains: Annotated[
@@ -65,7 +73,7 @@ def evaluate(
 
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.evaluation.features import check_labelled, chosen_domains
-    from ucdr_ray.evaluation.protocols import evaluate_pairs
+    from ucdr_ray.evaluation.protocols import centre, evaluate_pairs, unit
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
 
@@ -79,6 +87,12 @@ def evaluate(
     pairs = len(names) * (len(names) - 1)
     with progress("evaluate", "pairs", pairs) as meter:
         result = evaluate_pairs(vectors, cutoffs, centred, lambda _: meter.advance(1))
+    if null:
+        from ucdr_ray.evaluation.open_set import evaluate_open_set
+
+        result["open_set"] = evaluate_open_set(
+            {name: centre(one) if centred else unit(one) for name, one in vectors.items()}
+        )
     result |= {"model": model, "catalog": {"path": str(catalog), "fingerprint": opened.fingerprint}}
     if json_file is not None and json_file != "-":
         write_json(Path(json_file), result)
@@ -150,6 +164,34 @@ def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
     console = Console()
     console.print(table)
     console.print(query_note(result), highlight=False)
+    if "open_set" in result:
+        console.print(_open_set(result["open_set"]))
+
+
+def _open_set(found: dict[str, Any]) -> "Table":
+    """How well it is told that a gallery lacks what a query shows."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title="nothing here matches: right answers, %",
+        caption="to queries whose label the gallery lacks, has, and all; by prototypes in common (UEM, B.1) and by "
+        "distances inside the query's cluster (B.2)",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("query → gallery", no_wrap=True)
+    for heading in ("lacks", "has", "all", "B.2 lacks", "has", "all", "merged"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair, values in found.items():
+        shares = [
+            percent(values[one][kind])
+            for one in ("prototypes", "distances")
+            for kind in ("private", "shared", "all")
+        ]
+        table.add_row(pair.replace("->", " → "), *shares, "{} of {}".format(*values["merged"]))
+    return table
 
 
 def percent(value: float | None) -> str:

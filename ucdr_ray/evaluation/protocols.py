@@ -28,6 +28,11 @@ def centre(domain: DomainVectors) -> DomainVectors:
     return replace(domain, vectors=_unit(domain.vectors - domain.vectors.mean(axis=0, dtype=np.float64)))
 
 
+def unit(domain: DomainVectors) -> DomainVectors:
+    """The same with vectors of length 1."""
+    return replace(domain, vectors=_unit(domain.vectors))
+
+
 def tie_order(ids: Sequence[str]) -> np.ndarray:
     """Rows by id, then by slot: the order among equal scores. Ids are hashes, so this shuffle leaks no label."""
     return np.argsort(np.asarray(ids), kind="stable")
@@ -66,10 +71,7 @@ def evaluate_pairs(
             raise UserError(f"domain {name!r} has no labels, and without them nothing can be evaluated")
         if bad := int((~np.isfinite(domain.vectors)).any(axis=1).sum()):
             raise UserError(f"domain {name!r}: {bad} of {len(domain.vectors)} vectors are not finite numbers")
-    prepared = {
-        name: centre(domain) if centred else replace(domain, vectors=_unit(domain.vectors))
-        for name, domain in domains.items()
-    }
+    prepared = {name: centre(domain) if centred else unit(domain) for name, domain in domains.items()}
     names = sorted({label for domain in domains.values() for label in domain.labels if label is not None})
     code = {label: index for index, label in enumerate(names)}
     codes = {
