@@ -182,15 +182,15 @@ def _open_set(found: dict[str, Any]) -> "Table":
         box=SIMPLE_HEAD,
     )
     table.add_column("query → gallery", no_wrap=True)
-    for heading in ("lacks", "has", "all", "B.2 lacks", "has", "all", "merged"):
+    for heading in ("lacks", "has", "all", "B.2", "has", "all", "merged"):
         table.add_column(heading, justify="right", no_wrap=True)
     for pair, values in found.items():
         shares = [
-            percent(values[one][kind])
+            "–" if (share := values[one][kind]) is None else f"{100 * share:.1f}"
             for one in ("prototypes", "distances")
             for kind in ("private", "shared", "all")
         ]
-        table.add_row(pair.replace("->", " → "), *shares, "{} of {}".format(*values["merged"]))
+        table.add_row(pair.replace("->", " → "), *shares, "{}/{}".format(*values["merged"]))
     return table
 
 
