@@ -106,7 +106,7 @@ def build(
             out,
             chosen.chosen.kind,
             recall,
-            null_quantile if null else None,
+            null=null_quantile if null else None,
             advance=meter.advance,
             write_shards=write_shards,
         )

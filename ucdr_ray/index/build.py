@@ -31,10 +31,10 @@ def build(
     out: Path,
     kind: Kind = "exact",
     recall: float = RECALL,
-    null: float | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     advance: Advance = lambda rows: None,
     write_shards: Writer = write_all,
+    null: float | None = None,
 ) -> Index:
     """Write a new version of the index at ``out`` and make it current. The old one stays, and stays current on failure.
 
@@ -42,9 +42,9 @@ def build(
         catalog: the catalog that was embedded; gives sources and thumbnails.
         kind: of shortcuts, for shards of 1,000 rows and more.
         recall: share of the exact top 10 that queries of every domain must find in every other.
+        advance: called with the number of rows finished since the last call; each row counts once.
         null: learn whether anything in a domain matches a query from another; up to this quantile of the distances
             between images of the same, from 0 to 1, an image counts as near (`ucdr_ray.index.open_set`).
-        advance: called with the number of rows finished since the last call; each row counts once.
 
     Raises:
         UserError: embeddings, catalog and encoder do not belong together, there is one domain alone and ``null`` is
