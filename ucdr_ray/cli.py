@@ -28,6 +28,7 @@ from ucdr_ray.commands import (
     report,
     search,
     serve,
+    split,
     train,
 )
 from ucdr_ray.errors import JobError, UserError
@@ -38,6 +39,7 @@ _VERBS: dict[str, Any] = {
     "draw": draw.draw,
     "ingest": ingest.ingest,
     "catalog": catalog.app,
+    "split": split.split,
     "config": config.app,
     "generator": generator.app,
     "latents": latents.latents,

@@ -1,6 +1,7 @@
 """`ucdr evaluate`: how well domains find each other."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +55,8 @@ def evaluate(
     """Let every domain search every other one, and measure what it finds.
 
     All images of a domain are queries and gallery; the labels of the catalog say what is right. Prints mean average
-    precision and precision (plain: of k; capped: of what there is to find) per pair, query->gallery, in percent.
+    precision and precision (plain: of k; capped: of what there is to find) per pair, query->gallery, in percent. In a
+    catalog of `ucdr split`, the query domain alone searches.
 
     Example: ucdr evaluate --catalog catalogs/pacs --run runs/pacs --json pacs.json
 
@@ -72,7 +74,7 @@ def evaluate(
     tracked = tracked_run(run) if mlflow and run is not None else None
 
     from ucdr_ray.catalog import Catalog
-    from ucdr_ray.evaluation.features import check_labelled, chosen_domains
+    from ucdr_ray.evaluation.features import check_labelled, chosen_domains, split_of
     from ucdr_ray.evaluation.protocols import centre, evaluate_pairs, unit
     from ucdr_ray.files import write_json
     from ucdr_ray.progress import progress
@@ -80,19 +82,22 @@ def evaluate(
     opened = Catalog.open(catalog)
     names = chosen_domains(opened, [name.strip() for name in domains.split(",")] if domains else None)
     check_labelled(opened, names)
+    split = split_of(opened, names)
+    pairs = split.pairs if split is not None else list(permutations(names, 2))
     if embeddings is not None:
         vectors, model = _from_embeddings(opened, names, embeddings)
     else:
         vectors, model = _from_encoder(opened, names, run, backbone, size)
-    pairs = len(names) * (len(names) - 1)
-    with progress("evaluate", "pairs", pairs) as meter:
-        result = evaluate_pairs(vectors, cutoffs, centred, lambda _: meter.advance(1))
+    with progress("evaluate", "pairs", len(pairs)) as meter:
+        result = evaluate_pairs(vectors, cutoffs, centred, lambda _: meter.advance(1), pairs)
     if null:
         from ucdr_ray.evaluation.open_set import evaluate_open_set
 
         result["open_set"] = evaluate_open_set(
-            {name: centre(one) if centred else unit(one) for name, one in vectors.items()}
+            {name: centre(one) if centred else unit(one) for name, one in vectors.items()}, pairs=pairs
         )
+    if split is not None:
+        result["split"] = split.model_dump() | {"private": split.private}
     result |= {"model": model, "catalog": {"path": str(catalog), "fingerprint": opened.fingerprint}}
     if json_file is not None and json_file != "-":
         write_json(Path(json_file), result)
@@ -151,7 +156,8 @@ def _print(result: dict[str, Any], cutoffs: list[int]) -> None:
     for k in main:
         columns |= {f"P@{k}": f"precision@{k}"}
         columns |= {f"cP@{k}": f"capped_precision@{k}"} if k > 1 else {}  # at 1 they are the same
-    title = f"{result['model']['name']}{', centred' if result['centred'] else ''}, %"
+    split = "{setting}, seed {seed}, ".format(**result["split"]) if "split" in result else ""
+    title = f"{split}{result['model']['name']}{', centred' if result['centred'] else ''}, %"
     caption = "P: precision, of k; cP: capped precision, of min(k, R), R = what there is to find"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("query → gallery", no_wrap=True)

@@ -10,11 +10,14 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.config import RunConfig
 from ucdr_ray.embeddings import Embeddings, check_unit
 from ucdr_ray.errors import JobError, UserError
-from ucdr_ray.evaluation.protocols import DomainVectors
+from ucdr_ray.evaluation.protocols import DomainVectors, Split
 from ucdr_ray.images import Reject, to_array
 from ucdr_ray.models.backbone import build_backbone
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.progress import progress
+from ucdr_ray.records import read_record
+
+SPLIT = "split.json"  # in a catalog that `ucdr split` has made
 
 
 def untrained(config: RunConfig) -> Encoder:
@@ -36,6 +39,22 @@ def chosen_domains(catalog: Catalog, wanted: Sequence[str] | None) -> list[str]:
     if len(names) < 2:
         raise UserError(f"domains search each other, so there must be at least 2; got {', '.join(names)}")
     return names
+
+
+def split_of(catalog: Catalog, names: Sequence[str]) -> Split | None:
+    """What `ucdr split` drew for this catalog; None where it was not made so.
+
+    Raises:
+        UserError: ``names`` lack a domain of it, or it is damaged.
+    """
+    if all(table.file != SPLIT for table in catalog.manifest.tables):
+        return None
+    split = read_record(Split, catalog.path / SPLIT, "split")
+    if missing := sorted(set(split.labels) - set(names)):
+        raise UserError(
+            f"{catalog.path} was split for {', '.join(split.labels)}; missing: {', '.join(missing)}"
+        )
+    return split
 
 
 def check_labelled(catalog: Catalog, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ Two detectors that see no label, beside each other: `ucdr_ray.index.open_set` (B
 structure in common, and for those of any method one that knows the query domain's clusters alone (B.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -20,9 +20,12 @@ _COMPARED = 2_048  # rows of a cluster whose distances from each other are looke
 
 
 def evaluate_open_set(
-    domains: Mapping[str, DomainVectors], quantile: float = 1.0, seed: int = 0
+    domains: Mapping[str, DomainVectors],
+    quantile: float = 1.0,
+    seed: int = 0,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Both detectors on all ordered pairs of domains of unit rows.
+    """Both detectors on ordered pairs of domains of unit rows: on all, without ``pairs``.
 
     Labelled queries count; one is private if its label is that of no image of the gallery.
 
@@ -40,7 +43,7 @@ def evaluate_open_set(
     rows = {name: domain.vectors for name, domain in domains.items()}
     known = OpenSet.fit(rows, seed)
     found = {}
-    for query, gallery in permutations(domains, 2):
+    for query, gallery in pairs or permutations(domains, 2):
         labels = domains[query].labels
         used = np.array([label is not None for label in labels])
         there = set(domains[gallery].labels)

@@ -1,17 +1,24 @@
-"""Who searches whom: every ordered pair of domains, query->gallery, all images of both."""
+"""Who searches whom: every ordered pair of domains, query->gallery, all images of both.
 
-from collections.abc import Callable, Mapping, Sequence
+Or, by a `Split`, one domain searches others whose categories are not the same.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.evaluation.metrics import all_metrics
 from ucdr_ray.evaluation.ranking import rank_relevant
+from ucdr_ray.records import Record
 
 CUTOFFS = (1, 5, 10, 50, 100, 200)
+Setting = Literal["close", "partial", "open"]
+SETTINGS: tuple[Setting, ...] = ("close", "partial", "open")
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,78 @@ class DomainVectors:
     vectors: np.ndarray
     labels: Sequence[str | None]
     ids: Sequence[str]
+
+
+class Split(Record):
+    """Which labels are in the query domain, and which in the galleries (UEM, Wang, Du, Zhu, NeurIPS 2024, App. B.2).
+
+    * ``close``: both have all labels.
+    * ``partial``: the query domain has a random half of the galleries' labels.
+    * ``open``: the galleries have a random half of the query domain's labels; to the other half, which is private to
+      it, the right answer is that nothing matches.
+    """
+
+    setting: Setting
+    seed: NonNegativeInt
+    query: str
+    galleries: list[str]
+    query_labels: list[str]
+    gallery_labels: list[str]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Who searches whom."""
+        return [(self.query, gallery) for gallery in self.galleries]
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """Domain -> the labels that it has."""
+        return {self.query: self.query_labels} | dict.fromkeys(self.galleries, self.gallery_labels)
+
+    @property
+    def private(self) -> list[str]:
+        """Labels of the query domain that no gallery has."""
+        return sorted(set(self.query_labels) - set(self.gallery_labels))
+
+
+def draw(
+    labels: Mapping[str, Iterable[str | None]],
+    setting: Setting,
+    query: str,
+    galleries: Sequence[str],
+    seed: int,
+) -> Split:
+    """Draw a split; of a seed, a setting and a set of labels it is the same, whatever else a domain has.
+
+    Args:
+        labels: domain -> labels of its images. Only those that all domains of the split have take part. Of n such, a
+            half is ⌊n / 2⌋.
+
+    Raises:
+        UserError: a domain searches itself, is named twice, or the domains have fewer than two labels in common.
+    """
+    if not galleries or len({query, *galleries}) <= len(galleries):
+        raise UserError(
+            f"query {query!r}, galleries {', '.join(galleries) or 'none'}: allowed are different domains, one that "
+            "searches and at least one that is searched"
+        )
+    common = set.intersection(*(set(labels[name]) for name in (query, *galleries)))
+    every = sorted(label for label in common if label is not None)
+    if len(every) < 2:
+        raise UserError(
+            f"{query} and {', '.join(galleries)} have {len(every)} labels in common; a split needs at least 2"
+        )
+    seeds = np.random.SeedSequence([seed, SETTINGS.index(setting)])
+    chosen = np.random.default_rng(seeds).permutation(len(every))[: len(every) // 2]
+    half = [every[index] for index in np.sort(chosen)]
+    return Split(
+        setting=setting,
+        seed=seed,
+        query=query,
+        galleries=list(galleries),
+        query_labels=half if setting == "partial" else every,
+        gallery_labels=half if setting == "open" else every,
+    )
 
 
 def centre(domain: DomainVectors) -> DomainVectors:
@@ -43,13 +122,15 @@ def evaluate_pairs(
     ks: Sequence[int] = CUTOFFS,
     centred: bool = False,
     on_pair: Callable[[str], object] = lambda pair: None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """All metrics of all ordered pairs, by cosine.
+    """All metrics of ordered pairs, by cosine.
 
     Args:
         ks: the cut-offs of the metrics that have one.
         centred: `centre` each domain first.
         on_pair: told each pair when it is done.
+        pairs: (query, gallery) each, such as a split's; all without it.
 
     Returns:
         ``pairs``: "query->gallery" -> metric -> fraction (None where it is undefined: nothing relevant anywhere);
@@ -78,9 +159,9 @@ def evaluate_pairs(
         name: np.array([-1 if label is None else code[label] for label in domain.labels])
         for name, domain in domains.items()
     }
-    pairs: dict[str, dict[str, float | None]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     counts: dict[str, dict[str, int]] = {}
-    for query, gallery in permutations(domains, 2):
+    for query, gallery in pairs or permutations(domains, 2):
         used = codes[query] >= 0
         order = tie_order(domains[gallery].ids)
         summary = rank_relevant(
@@ -89,14 +170,14 @@ def evaluate_pairs(
             sorted(set(ks)),
         )  # fmt: skip
         pair = f"{query}->{gallery}"
-        pairs[pair] = all_metrics(summary)
+        found[pair] = all_metrics(summary)
         counts[pair] = {
             "used": int(used.sum()),
             "unlabelled": int((~used).sum()),
             "without_relevant": int((summary.relevant == 0).sum()),
         }
         on_pair(pair)
-    return {"pairs": pairs, "mean": _mean(list(pairs.values())), "queries": counts, "centred": centred}
+    return {"pairs": found, "mean": _mean(list(found.values())), "queries": counts, "centred": centred}
 
 
 def _mean(rows: list[dict[str, float | None]]) -> dict[str, float | None]:

@@ -106,7 +106,7 @@ def make_part(out: Path, chunk: Chunk, settings: Settings) -> Receipt:
         )
     file = f"images/{chunk.name}.parquet"
     if rows:
-        _write(out / file, pa.Table.from_pylist(rows, SCHEMA))
+        write_images(out / file, pa.Table.from_pylist(rows, SCHEMA))
         part = Part.of(out, file, rows=len(rows), first_slot=chunk.first)
     else:
         part = None
@@ -125,14 +125,15 @@ def move_part(out: Path, chunk: Chunk, settings: Settings, first_slot: int) -> R
         )
     table = pq.read_table(out / done.part.file)
     slots = pa.array(range(first_slot, first_slot + len(table)), pa.int64())
-    _write(
+    write_images(
         out / done.part.file, table.set_column(SCHEMA.get_field_index("slot"), SCHEMA.field("slot"), slots)
     )
     part = Part.of(out, done.part.file, rows=len(table), first_slot=first_slot)
     return _file(out, chunk, done.model_copy(update={"part": part}))
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def write_images(path: Path, table: pa.Table) -> None:
+    """Write rows of `SCHEMA` as a catalog's part has them."""
     buffer = BytesIO()
     # Images are compressed already; a dictionary of them would only cost memory.
     codecs = {name: "none" if name == "image" else "zstd" for name in SCHEMA.names}
