@@ -5,11 +5,13 @@ import io
 import re
 from dataclasses import replace
 from html import unescape
+from itertools import permutations
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.categories import made
 from ucdr_ray.evaluation import report_maps, report_tables
 from ucdr_ray.evaluation.contact import RIGHT, WRONG, contact_sheet, stack
 from ucdr_ray.evaluation.disentangle import Disentangled, Probed
@@ -145,17 +147,40 @@ def test_domains_without_a_common_class_are_said_so():
     assert "No pair of domains has a class in common" in build_report(ABOUT, [], apart, apart, pictures)
 
 
+def test_what_a_gallery_lacks_is_told_and_drawn(page):
+    rows, labels = made()
+    both = {
+        name: DomainVectors(
+            some, [f"kind {one}" for one in labels[name]], [f"{name}-{row}" for row in range(len(some))]
+        )
+        for name, some in rows.items()
+    }
+    pairs = [("sketch", "photo")]
+    lacking = build_report(ABOUT, EPOCHS, both, both, pictures, pairs=pairs)
+    text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", lacking)))
+    assert "sketch → photo 100.0 100.0 100.0 100.0" in text and "photo → sketch" not in text
+    assert 'href="#nothing"' in lacking and 'id="nothing"' not in page  # there, nothing lacks anything
+    curve = re.search(r'"data:image/png;base64,([\w+/=]+)" alt="private', lacking)
+    assert curve is not None and Image.open(io.BytesIO(base64.b64decode(curve[1]))).width > 500
+    # Where all is private there is no trade-off to draw.
+    apart = dict(both, photo=replace(both["photo"], labels=["elsewhere"] * len(rows["photo"])))
+    nowhere = build_report(ABOUT, EPOCHS, apart, apart, pictures, pairs=pairs)
+    assert 'id="nothing"' in nowhere and "against shared ones refused" not in nowhere
+
+
 def test_examples_are_drawn_from_queries_that_have_something_to_find_and_do_not_depend_on_the_model():
     before, after = domains(shift=4), domains(shift=0)
-    found = choose(before, after, per_pair=3, seed=5)
+    pairs = list(permutations(NAMES, 2))
+    found = choose(before, after, pairs, per_pair=3, seed=5)
     assert len(found) == 18
     assert [(e.query_domain, e.gallery_domain, e.slot) for e in found] == [
-        (e.query_domain, e.gallery_domain, e.slot) for e in choose(after, before, per_pair=3, seed=5)
+        (e.query_domain, e.gallery_domain, e.slot) for e in choose(after, before, pairs, per_pair=3, seed=5)
     ]
     lonely = dict(
         before, photo=DomainVectors(before["photo"].vectors, ["nowhere"] * 23 + ["cat"], before["photo"].ids)
     )
-    assert {e.slot for e in choose(lonely, lonely, 3, 0) if e.query_domain == "photo"} == {23}
+    found = choose(lonely, lonely, pairs, 3, 0)
+    assert {e.slot for e in found if e.query_domain == "photo"} == {23}
 
 
 def test_search_is_exact_and_breaks_ties_as_the_metrics_do():

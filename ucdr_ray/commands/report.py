@@ -49,15 +49,15 @@ def report(
 ) -> None:
     """Write one HTML page that shows what training changed; it needs no network and no other file.
 
-    Tables before and after training, maps of the embedding, curves, what random queries find, and, of runs with a
-    generator, what it draws of the encoder's \\[z].
+    Tables before and after training, maps of the embedding, curves, what random queries find; where domains lack each
+    other's labels, how well that is told; and, of runs with a generator, what it draws of the encoder's \\[z].
 
     Example: ucdr report runs/pacs --out pacs.html
     """
     from ucdr_ray.catalog import Catalog
     from ucdr_ray.config import load_config
     from ucdr_ray.embeddings import Embeddings
-    from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain, untrained
+    from ucdr_ray.evaluation.features import chosen_domains, embed_domains, read_domain, split_of, untrained
     from ucdr_ray.evaluation.report import build_report
     from ucdr_ray.evaluation.report_examples import pictures_of
     from ucdr_ray.files import atomic_write, check_target
@@ -78,6 +78,7 @@ def report(
         load_content(opened.content)  # refused now if damaged, not after the embedding
     images = Catalog.open(catalog or Path(values["catalog"]))
     names = chosen_domains(images, config.data.domains)
+    split = split_of(images, names)
     if embeddings is not None:
         made = Embeddings.open(embeddings)
         _check_maker(made, encoder, run)
@@ -94,6 +95,7 @@ def report(
         pictures_of(images),
         seed,
         disentangled,
+        None if split is None else split.pairs,
     )
     atomic_write(target, page.encode())
     typer.echo(f"report: {target}")

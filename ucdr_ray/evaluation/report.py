@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import jinja2
@@ -13,7 +14,8 @@ from ucdr_ray.evaluation import report_maps as maps
 from ucdr_ray.evaluation import report_plots as plots
 from ucdr_ray.evaluation import report_tables as tables
 from ucdr_ray.evaluation.disentangle import Disentangled
-from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs
+from ucdr_ray.evaluation.open_set import evaluate_open_set
+from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs, unit
 from ucdr_ray.evaluation.report_examples import Example, Pictures, choose, sheets
 
 CUTOFFS = (1, 10, 50, 200)
@@ -50,6 +52,7 @@ def build_report(
     pictures: Pictures,
     seed: int = 0,
     disentangled: Disentangled | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> str:
     """The page.
 
@@ -60,6 +63,7 @@ def build_report(
         pictures: gives the images of some slots of a domain.
         seed: of the queries shown and of the maps.
         disentangled: of runs with a generator.
+        pairs: (query, gallery) each, such as a split's; all without it.
 
     Raises:
         UserError: as `evaluate_pairs`.
@@ -69,13 +73,13 @@ def build_report(
         results = None
     else:
         results = {
-            "zero": evaluate_pairs(before, CUTOFFS),
-            "zero, centred": evaluate_pairs(before, CUTOFFS, centred=True),
-            "trained": evaluate_pairs(after, CUTOFFS),
-            "trained, centred": evaluate_pairs(after, CUTOFFS, centred=True),
+            "zero": evaluate_pairs(before, CUTOFFS, pairs=pairs),
+            "zero, centred": evaluate_pairs(before, CUTOFFS, centred=True, pairs=pairs),
+            "trained": evaluate_pairs(after, CUTOFFS, pairs=pairs),
+            "trained, centred": evaluate_pairs(after, CUTOFFS, centred=True, pairs=pairs),
         }
-    pairs = len(before) * (len(before) - 1)
-    examples = choose(before, after, max(1, min(3, _MOST_SHEETS // pairs)), seed)
+    who = list(pairs or permutations(before, 2))
+    examples = choose(before, after, who, max(1, min(3, _MOST_SHEETS // len(who))), seed)
     labels = {name: domain.labels for name, domain in before.items()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ucdr_ray.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -84,6 +88,7 @@ def build_report(
     return environment.get_template("report.html").render(
         about=about,
         figures=results and _figures(results),
+        nothing=results and _nothing(results["trained"], after, who),
         maps=_maps(before, after, seed),
         disentangled=disentangled and _disentangled(disentangled, results is not None),
         curves=_curves(epochs),
@@ -104,6 +109,17 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "pair_tables": {metric: tables.by_pair(results, metric) for metric in ("map@all", "precision@1")},
         "queries": tables.query_note(results["zero"]),
     }
+
+
+def _nothing(
+    trained: Mapping[str, Any], after: Mapping[str, DomainVectors], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any] | None:
+    """How well it is told that a gallery lacks something; None where none lacks anything."""
+    if not any(counts["without_relevant"] for counts in trained["queries"].values()):
+        return None
+    found = evaluate_open_set({name: unit(domain) for name, domain in after.items()}, pairs=pairs)
+    curve = plots.trade_off(found)
+    return {"rows": tables.refusals(found), "curve": curve and _uri(curve, "png")}
 
 
 def _disentangled(found: Disentangled, labelled: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 from PIL import Image
@@ -70,14 +69,18 @@ def search(query: DomainVectors, slot: int, gallery: DomainVectors, k: int = TOP
 
 
 def choose(
-    before: Mapping[str, DomainVectors], after: Mapping[str, DomainVectors], per_pair: int, seed: int
+    before: Mapping[str, DomainVectors],
+    after: Mapping[str, DomainVectors],
+    pairs: Sequence[tuple[str, str]],
+    per_pair: int,
+    seed: int,
 ) -> list[Example]:
-    """Up to ``per_pair`` random queries of each ordered pair, not the best ones.
+    """Up to ``per_pair`` random queries of each (query, gallery), not the best ones.
 
     Where the gallery has labels, queries that have something to find.
     """
     examples = []
-    for pair, (query, gallery) in enumerate(permutations(before, 2)):
+    for pair, (query, gallery) in enumerate(pairs):
         known = {label for label in before[gallery].labels if label is not None}
         labels = before[query].labels
         candidates = [slot for slot, label in enumerate(labels) if not known or label in known]

@@ -64,6 +64,45 @@ def _label(name: str) -> str:
     return name.removeprefix("share/").replace("loss_", "L_").replace("->", " → ")
 
 
+def trade_off(found: Mapping[str, Any]) -> bytes | None:
+    """Private queries detected against shared ones wrongly refused, over quantiles; None where no pair has both.
+
+    Args:
+        found: of `ucdr_ray.evaluation.open_set.evaluate_open_set`.
+    """
+    both = {pair: values for pair, values in found.items() if None not in values["prototypes"].values()}
+    if not both:
+        return None
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    groups = [pair.partition("->")[0] if len(both) > _LINES else _label(pair) for pair in both]
+    colours = dict(zip(dict.fromkeys(groups), colours_of(len(set(groups))), strict=True))
+    for values, group in zip(both.values(), groups, strict=True):
+        points = [_point(share) for share in values["curve"].values()]
+        axes.plot(*zip(*points, strict=True), color=colours[group], lw=1.5, marker=".", ms=4)
+        for name, marker in (("prototypes", "o"), ("distances", "X")):
+            axes.plot(
+                *_point(values[name]), color=colours[group], marker=marker, ms=8, mec="white", ls="none"
+            )
+    axes.plot([0, 100], [0, 100], color="#9aa3ad", lw=1, ls=":")
+    axes.set(xlim=(-3, 103), ylim=(-3, 103), xlabel="% of shared queries wrongly refused")
+    axes.set_ylabel("% of private queries detected")
+    axes.set_title("Nothing here matches", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in colours.items()]
+    handles += [
+        Line2D([], [], color="#5b6470", lw=1.5, marker="o", label="prototypes (B.1), as set"),
+        Line2D([], [], color="#5b6470", ls="none", marker="X", label="distances (B.2)"),
+        Line2D([], [], color="#9aa3ad", lw=1, ls=":", label="refusing at random"),
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
+    return png_of(figure)
+
+
+def _point(share: Mapping[str, float]) -> tuple[float, float]:
+    return 100 * (1 - share["shared"]), 100 * share["private"]
+
+
 def colours_of(count: int) -> list[Any]:
     """As many colours, to be told apart."""
     palette = matplotlib.colormaps["tab10" if count <= 10 else "turbo"]

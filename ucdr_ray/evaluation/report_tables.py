@@ -56,6 +56,27 @@ def _row(name: str, values: Sequence[float | None]) -> list[Cell]:
     return [Cell(name), *(Cell(percent(value)) for value in values), *gains]
 
 
+def refusals(found: Mapping[str, Any]) -> list[list[Cell]]:
+    """A row per pair that has private queries, and one for the mean: right answers to them and to shared ones, by both.
+
+    Args:
+        found: of `ucdr_ray.evaluation.open_set.evaluate_open_set`.
+    """
+    told = {
+        pair.replace("->", " → "): [
+            values[detector][kind]
+            for detector in ("prototypes", "distances")
+            for kind in ("private", "shared", "all")
+        ]
+        for pair, values in found.items()
+        if values["prototypes"]["private"] is not None
+    }
+    columns = zip(*told.values(), strict=True)
+    means = [[value for value in column if value is not None] for column in columns]
+    told["mean"] = [sum(some) / len(some) if some else None for some in means]
+    return [[Cell(name), *(Cell(percent(value)) for value in values)] for name, values in told.items()]
+
+
 def query_note(result: Mapping[str, Any]) -> str:
     """How many queries the figures rest on, summed over the pairs."""
     used, lost, bare = (
