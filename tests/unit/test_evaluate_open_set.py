@@ -7,6 +7,7 @@ from tests.categories import made
 from ucdr_ray.errors import UserError
 from ucdr_ray.evaluation.open_set import accuracy, evaluate_open_set, far, nearest_cosines
 from ucdr_ray.evaluation.protocols import DomainVectors
+from ucdr_ray.index.open_set import OpenSet
 
 
 def domains(**more):
@@ -57,5 +58,6 @@ def test_far_is_farther_than_a_cluster_is_wide(quantile):
         own = queries[labels["sketch"] == label].astype(np.float64)
         apart = [1 - own[i] @ own[j] for i in range(len(own)) for j in range(i)]
         expected.append(bool(1 - cosine > np.quantile(apart, quantile)))
-    assert far(queries, queries, cosines, quantile).tolist() == expected
+    prototypes = OpenSet.fit(rows).known["sketch"].prototypes
+    assert far(queries, prototypes, queries, cosines, quantile).tolist() == expected
     assert any(expected) and not all(expected)

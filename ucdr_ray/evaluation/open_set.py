@@ -14,7 +14,7 @@ import torch
 from ucdr_ray.errors import UserError
 from ucdr_ray.evaluation.protocols import DomainVectors
 from ucdr_ray.index.open_set import LEVELS, OpenSet
-from ucdr_ray.neighbors.prototypes import Prototypes, assign
+from ucdr_ray.neighbors.prototypes import assign
 
 _COMPARED = 2_048  # rows of a cluster whose distances from each other are looked at: of a larger one a sample
 
@@ -54,10 +54,11 @@ def evaluate_open_set(
         levels = [quantile, *LEVELS[::5].tolist()]
         told = [known.judge(queries, query, gallery, cosines, level) for level in levels]
         shares = [accuracy(np.array([verdict.null for verdict in some]), private) for some in told]
+        prototypes = known.known[query].prototypes
         merged = ~np.isnan(known.distances[query, gallery][:, 0])
         found[f"{query}->{gallery}"] = {
             "prototypes": shares[0],
-            "distances": accuracy(far(rows[query], queries, cosines, quantile, seed), private),
+            "distances": accuracy(far(rows[query], prototypes, queries, cosines, quantile, seed), private),
             "merged": [int(merged.sum()), len(merged)],
             "curve": {f"{level:.2f}": share for level, share in zip(levels[1:], shares[1:], strict=True)},
         }
@@ -72,19 +73,24 @@ def accuracy(null: np.ndarray, private: np.ndarray) -> dict[str, float | None]:
 
 
 def far(
-    domain: np.ndarray, queries: np.ndarray, cosines: np.ndarray, quantile: float = 1.0, seed: int = 0
+    domain: np.ndarray,
+    prototypes: np.ndarray,
+    queries: np.ndarray,
+    cosines: np.ndarray,
+    quantile: float = 1.0,
+    seed: int = 0,
 ) -> np.ndarray:
     """B.2, by cosine: (Q,) bool, whose nearest image in the gallery is farther than images of one cluster are apart.
 
     Args:
-        domain: unit rows (N, d) of the query domain, which are clustered.
+        domain: unit rows (N, d) of the query domain.
+        prototypes: (C, d) of its clusters.
         queries: (Q, d) unit rows of it.
         cosines: (Q,) of the nearest image in the gallery.
         quantile: of a cluster's distances; 1 is the paper's largest one.
     """
-    vectors = torch.from_numpy(domain)
-    prototypes = Prototypes.of(vectors, seed).vectors
-    cluster, own = assign(vectors, prototypes).numpy(), assign(torch.from_numpy(queries), prototypes).numpy()
+    centres = torch.from_numpy(prototypes)
+    cluster, own = (assign(torch.from_numpy(rows), centres).numpy() for rows in (domain, queries))
     least = np.empty(len(prototypes))
     for number in range(len(prototypes)):
         some = domain[cluster == number]
