@@ -12,7 +12,7 @@ PACS ?=
 EMOJI ?=
 WEIGHTS ?=
 ON_IMAGES := pacs pacs_study emoji
-WITHOUT := $(filter-out $(ON_IMAGES) staged study bank_peers dude_cost dude_price made_index closed_loop search_filter search_build search_growth search_child search_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
+WITHOUT := $(filter-out $(ON_IMAGES) staged study uem_cost uem_tables bank_peers dude_cost dude_price made_index closed_loop search_filter search_build search_growth search_child search_peers,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .PHONY: setup demo test lint bench chaos lock
 .DEFAULT_GOAL := setup

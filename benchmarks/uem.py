@@ -14,10 +14,8 @@ MoCo v2. Compare these figures with each other, not with the paper's.
 """
 
 import os
-import statistics
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,11 +24,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from staged import call, unpack
-from study import ALONE, percent
+from study import ALONE
 from uem_cost import cost
+from uem_tables import Row, show
 
 from ucdr_ray.evaluation.protocols import SETTINGS, Setting
 from ucdr_ray.files import read_json, write_json
@@ -61,8 +58,21 @@ ABLATIONS = {
         *("method.weight_ince=1", "method.weight_dal=1", "method.weight_match=1"),
     ],
 }
-# The alignment's recipe half as long, which costs it half a point of map@all; about the time of UEM's.
-SHORT = ["method.stages.instance=1", "method.stages.in_domain=2", "method.stages.cross_domain=2"]
+# PACS's recipes, that of the alignment half as long, which costs it half a point of map@all: about the time of UEM's.
+# Of the emoji, a category has ten to fifty images in a domain.
+CHANGED = {
+    "pacs": {
+        "uem": [],
+        "alignment": [f"method.stages.{stage}" for stage in ("instance=1", "in_domain=2", "cross_domain=2")],
+    },
+    "emoji": {
+        "uem": ["method.stages.idse=21", "method.stages.cdsm=9"],
+        "alignment": [
+            *(f"method.stages.{stage}" for stage in ("instance=3", "in_domain=6", "cross_domain=6")),
+            *("method.k_in=20", "method.k_cross=20"),
+        ],
+    },
+}
 QUICK = ["data.size=64", "data.stored_size=64"]
 
 
@@ -110,12 +120,12 @@ class Job:
         name = "alignment" if self.method == "alignment" else "uem"
         changed = [f"{field}={value}" for field, value in ALONE.items()]
         changed += [f"model.backbone={weights}", f"train.seed={self.seed}", *overrides]
-        changed += SHORT if name == "alignment" else []
+        changed += CHANGED[self.images][name]
         if overrides == QUICK:
             stages = ("idse", "cdsm") if name == "uem" else ("instance", "in_domain", "cross_domain")
             changed += [f"method.stages.{stage}=1" for stage in stages]
         changed += ABLATIONS.get(self.method, [])
-        recipe = RECIPES / f"{self.images}_{name}.yaml"
+        recipe = RECIPES / f"pacs_{name}.yaml"
         words: list[object] = ["--catalog", self.catalog, "--config", recipe, "--out", self.folder]
         words += ["--resume"] if self.folder.is_dir() else []
         ucdr("train", *words, *(word for one in changed for word in ("--set", one)))
@@ -131,31 +141,6 @@ def ucdr(*words: object) -> None:
         raise SystemExit(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of one job, means over its pairs."""
-
-    map: float
-    accuracy: dict[str, dict[str, float | None]]  # detector -> kind of query -> share of right answers
-
-    @classmethod
-    def of(cls, found: dict[str, Any]) -> "Figures":
-        told = found["open_set"].values()
-        kinds = ("private", "shared", "all")
-        return cls(
-            found["mean"]["map@all"],
-            {
-                detector: {kind: _mean([one[detector][kind] for one in told]) for kind in kinds}
-                for detector in ("prototypes", "distances")
-            },
-        )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    some = [value for value in values if value is not None]
-    return statistics.fmean(some) if some else None
-
-
 def plan(images: str, seeds: Sequence[int], ablations: bool, work: Path) -> list[Job]:
     """All jobs, in an order in which a part of them is a table already."""
     methods = ["zero", "uem", "alignment"]
@@ -169,71 +154,6 @@ def plan(images: str, seeds: Sequence[int], ablations: bool, work: Path) -> list
             for seed, method, (query, galleries) in product(seeds, ABLATIONS, TASKS[images][:2])
         ]
     return jobs
-
-
-def detector_of(method: str) -> str:
-    """The detector that the method's accuracy is told by."""
-    return "distances" if method in ("zero", "alignment") else "prototypes"
-
-
-def show(found: dict[Job, Figures]) -> dict[str, float]:
-    """The tables; flat keys -> numbers."""
-    console, keys = Console(width=150), dict[str, float]()
-    methods = list(Counter(job.method for job in found))
-    for setting in SETTINGS:
-        some = {job: one for job, one in found.items() if job.setting == setting}
-        table = Table("", title=f"{setting}-set, map@all % over queries with something to find")
-        tasks = list(Counter(job.task for job in some))
-        for task in [*tasks, "mean"]:
-            table.add_column(task, justify="right")
-        for method in methods:
-            rows = {job: one.map for job, one in some.items() if job.method == method}
-            cells = [
-                percent(v) if (v := [m for j, m in rows.items() if j.task == task]) else "" for task in tasks
-            ]
-            if not rows:
-                continue
-            if all(cells):
-                seeds = sorted({job.seed for job in rows})
-                means = [statistics.fmean(m for j, m in rows.items() if j.seed == seed) for seed in seeds]
-                cells.append(percent(means))
-                prefix = "" if method == "uem" else f"{method.replace(' ', '_')}."
-                keys[f"{prefix}{setting}.map@all"] = statistics.fmean(means)
-            table.add_row(method, *cells)
-        console.print(table)
-    return keys | accuracies({job: one for job, one in found.items() if job.setting == "open"}, console)
-
-
-def accuracies(found: dict[Job, Figures], console: Console) -> dict[str, float]:
-    """How often it is told right that there is nothing; flat keys -> numbers."""
-    keys = dict[str, float]()
-    table = Table(
-        "",
-        "detector",
-        title="open-set, right answers % (lacks / has / all; refusing everything: lacks 100, has 0)",
-    )
-    tasks = list(Counter(job.task for job in found))
-    for task in [*tasks, "all"]:
-        table.add_column(task, justify="right")
-    for method, detector in product(Counter(job.method for job in found), ("prototypes", "distances")):
-        mine = {job: one.accuracy[detector] for job, one in found.items() if job.method == method}
-        cells = []
-        for task in tasks:
-            told = [share for job, share in mine.items() if job.task == task]
-            kinds = {
-                kind: [s for one in told if (s := one[kind]) is not None]
-                for kind in ("private", "shared", "all")
-            }
-            cells.append(" / ".join(percent(values) for values in kinds.values()) if told else "")
-        every = [share for one in mine.values() if (share := one["all"]) is not None]
-        if len({job.task for job in mine}) == len(tasks):
-            cells.append(f"{100 * statistics.fmean(every):.1f}")
-            if detector == detector_of(method):
-                prefix = "" if method == "uem" else f"{method.replace(' ', '_')}."
-                keys[f"{prefix}open.accuracy"] = statistics.fmean(every)
-        table.add_row(method, {"prototypes": "B.1", "distances": "B.2"}[detector], *cells)
-    console.print(table)
-    return keys
 
 
 def main(
@@ -261,28 +181,18 @@ def main(
         catalog = ingested(images, data, work)
         jobs = plan(images, [2024] if quick else [int(seed) for seed in seeds.split(",")], ablations, work)
         for job in {job.catalog: job for job in jobs}.values():
-            words = [
-                "--setting",
-                job.setting,
-                "--query",
-                job.query,
-                "--gallery",
-                job.galleries,
-                "--seed",
-                job.seed,
-            ]
+            who = ["--query", job.query, "--gallery", job.galleries]
             if not job.catalog.exists():
-                ucdr("split", catalog, "--out", job.catalog, *words)
+                setting = ["--setting", job.setting, "--seed", job.seed]
+                ucdr("split", catalog, "--out", job.catalog, *who, *setting)
         with ThreadPoolExecutor(2) as pool:
             results = pool.map(lambda job: job.run(weights, QUICK if quick else []), jobs)
             found = {}
             for job, result in zip(jobs, results, strict=True):
-                found[job] = Figures.of(result)
-                print(
-                    f"{len(found)}/{len(jobs)} {job.folder.name}: map@all {found[job].map:.4f}",
-                    file=sys.stderr,
-                )
-        keys |= show(found)
+                found[job] = Row.of(job.setting, job.task, job.seed, job.method, result)
+                done = f"{len(found)}/{len(jobs)} {job.folder.name}"
+                print(f"{done}: map@all {found[job].map:.4f}", file=sys.stderr)
+        keys |= show(list(found.values()))
     keys |= cost(*(("random:resnet-mini", 64) if quick else ("random:resnet50", 224)), quick)
     if json_file is not None:
         write_json(json_file, keys)
@@ -292,13 +202,9 @@ def ingested(images: str, data: Path, work: Path) -> Path:
     """The catalog of all images whose categories serve."""
     catalog = work / "catalog"
     if not (catalog / "manifest.json").exists():
-        words: list[object] = [unpack(data, work), "--out", catalog]
-        words += (
-            ["--expect", "pacs"]
-            if images == "pacs"
-            else ["--classes", Path(__file__).with_name("emoji_categories.txt")]
-        )
-        call("ingest", *words)
+        coherent = ["--classes", Path(__file__).with_name("emoji_categories.txt")]
+        which = ["--expect", "pacs"] if images == "pacs" else coherent
+        call("ingest", unpack(data, work), "--out", catalog, *which)
     return catalog
 
 

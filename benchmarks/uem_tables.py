@@ -1,0 +1,105 @@
+"""The tables of `uem.py`: retrieval in each setting, and how often it is told right that there is nothing."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+from rich.console import Console
+from rich.table import Table
+from study import percent
+
+from ucdr_ray.evaluation.protocols import SETTINGS, Setting
+
+KINDS = ("private", "shared", "all")
+DETECTORS = {"prototypes": "B.1", "distances": "B.2"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one run, means over its pairs."""
+
+    setting: Setting
+    task: str
+    seed: int
+    method: str
+    map: float
+    accuracy: dict[str, dict[str, float | None]]  # detector -> kind of query -> share of right answers
+
+    @classmethod
+    def of(cls, setting: Setting, task: str, seed: int, method: str, found: dict[str, Any]) -> Self:
+        """From what `ucdr evaluate --null` wrote."""
+        told = found["open_set"].values()
+        accuracy = {
+            detector: {kind: _mean([one[detector][kind] for one in told]) for kind in KINDS}
+            for detector in DETECTORS
+        }
+        return cls(setting, task, seed, method, found["mean"]["map@all"], accuracy)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    some = [value for value in values if value is not None]
+    return statistics.fmean(some) if some else None
+
+
+def show(rows: Sequence[Row]) -> dict[str, float]:
+    """All tables; flat keys -> numbers."""
+    console, keys = Console(width=150), dict[str, float]()
+    for setting in SETTINGS:
+        some = [row for row in rows if row.setting == setting]
+        tasks = list(dict.fromkeys(row.task for row in some))
+        table = Table("", title=f"{setting}-set, map@all %, of queries with something to find")
+        for task in [*tasks, "mean"]:
+            table.add_column(task, justify="right")
+        for method in dict.fromkeys(row.method for row in some):
+            mine = [row for row in some if row.method == method]
+            values = [[row.map for row in mine if row.task == task] for task in tasks]
+            cells = [percent(value) if value else "" for value in values]
+            if all(values):
+                means = _by_seed(mine)
+                cells.append(percent(means))
+                keys[f"{prefix(method)}{setting}.map@all"] = statistics.fmean(means)
+            table.add_row(method, *cells)
+        console.print(table)
+    return keys | _accuracies([row for row in rows if row.setting == "open"], console)
+
+
+def prefix(method: str) -> str:
+    """Of a method's keys."""
+    return "" if method == "uem" else f"{method.replace(' ', '_')}."
+
+
+def detector_of(method: str) -> str:
+    """By which the method's accuracy is told: UEM and its ablations have prototypes in common, the others need not."""
+    return "distances" if method in ("zero", "alignment") else "prototypes"
+
+
+def _by_seed(rows: Sequence[Row]) -> list[float]:
+    seeds = dict.fromkeys(row.seed for row in rows)
+    return [statistics.fmean(row.map for row in rows if row.seed == seed) for seed in seeds]
+
+
+def _accuracies(rows: Sequence[Row], console: Console) -> dict[str, float]:
+    keys = dict[str, float]()
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    title = "open-set, right answers %: gallery lacks it / has it / all (refusing everything: 100 / 0)"
+    table = Table("", "by", title=title)
+    for task in [*tasks, "mean"]:
+        table.add_column(task, justify="right")
+    for method, detector in product(dict.fromkeys(row.method for row in rows), DETECTORS):
+        mine = [row for row in rows if row.method == method]
+        cells, means = [], []
+        for task in tasks:
+            told = [row.accuracy[detector] for row in mine if row.task == task]
+            kinds = [[share for one in told if (share := one[kind]) is not None] for kind in KINDS]
+            cells.append(" / ".join(f"{100 * statistics.fmean(kind):.1f}" for kind in kinds) if told else "")
+            means += kinds[-1]
+        if all(cells):
+            cells.append(percent(means))
+            if detector == detector_of(method):
+                keys[f"{prefix(method)}open.accuracy"] = statistics.fmean(means)
+            keys[f"{prefix(method)}open.accuracy.{detector}"] = statistics.fmean(means)
+        table.add_row(method, DETECTORS[detector], *cells)
+    console.print(table)
+    return keys
