@@ -26,6 +26,7 @@ class Row:
     method: str
     map: float
     accuracy: dict[str, dict[str, float | None]]  # detector -> kind of query -> share of right answers
+    merged: float  # share of the query domain's clusters that merged with one of the gallery's
 
     @classmethod
     def of(cls, setting: Setting, task: str, seed: int, method: str, found: dict[str, Any]) -> Self:
@@ -35,7 +36,8 @@ class Row:
             detector: {kind: _mean([one[detector][kind] for one in told]) for kind in KINDS}
             for detector in DETECTORS
         }
-        return cls(setting, task, seed, method, found["mean"]["map@all"], accuracy)
+        merged = statistics.fmean(one["merged"][0] / one["merged"][1] for one in told)
+        return cls(setting, task, seed, method, found["mean"]["map@all"], accuracy, merged)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -85,7 +87,7 @@ def _accuracies(rows: Sequence[Row], console: Console) -> dict[str, float]:
     tasks = list(dict.fromkeys(row.task for row in rows))
     title = "open-set, right answers %: gallery lacks it / has it / all (refusing everything: 100 / 0)"
     table = Table("", "by", title=title)
-    for task in [*tasks, "mean"]:
+    for task in [*tasks, "mean", "merged"]:
         table.add_column(task, justify="right")
     for method, detector in product(dict.fromkeys(row.method for row in rows), DETECTORS):
         mine = [row for row in rows if row.method == method]
@@ -97,6 +99,7 @@ def _accuracies(rows: Sequence[Row], console: Console) -> dict[str, float]:
             means += kinds[-1]
         if all(cells):
             cells.append(percent(means))
+            cells += [percent([row.merged for row in mine])] if detector == "prototypes" else []
             if detector == detector_of(method):
                 keys[f"{prefix(method)}open.accuracy"] = statistics.fmean(means)
             keys[f"{prefix(method)}open.accuracy.{detector}"] = statistics.fmean(means)

@@ -91,7 +91,7 @@ def trade_off(found: Mapping[str, Any]) -> bytes | None:
     axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in colours.items()]
     handles += [
-        Line2D([], [], color="#5b6470", lw=1.5, marker="o", label="prototypes (B.1), as set"),
+        Line2D([], [], color="#5b6470", lw=1.5, marker="o", label="prototypes (B.1)"),
         Line2D([], [], color="#5b6470", ls="none", marker="X", label="distances (B.2)"),
         Line2D([], [], color="#9aa3ad", lw=1, ls=":", label="refusing at random"),
     ]
