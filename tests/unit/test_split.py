@@ -19,6 +19,7 @@ from ucdr_ray.evaluation.features import split_of
 from ucdr_ray.evaluation.protocols import SETTINGS, DomainVectors, draw, evaluate_pairs
 from ucdr_ray.files import write_json
 from ucdr_ray.images import content_id
+from ucdr_ray.ingest.subset import write_subset
 
 LABELS = ["bear", "cat", "dog", "elk", "fox"]
 label_sets = st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=9)
@@ -140,6 +141,21 @@ def test_the_same_split_is_the_same_bytes_and_is_not_made_twice(whole, made, tmp
     assert split(whole, made) == 0
     assert (made / "manifest.json").stat().st_mtime_ns == moment
     assert not [path for path in made.parent.iterdir() if path.name != made.name]  # nothing half-made is left
+
+
+def test_an_interrupted_split_leaves_nothing(whole, made, tmp_path):
+    drawn = split_of(Catalog.open(made), ["art", "photo", "sketch"])
+    labels = {name: set(some) for name, some in drawn.labels.items()}
+
+    def stop(images: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_subset(whole, tmp_path / "half", labels, drawn, "split.json", stop)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="'photo' .* no image has one of the labels"):
+        write_subset(whole, tmp_path / "half", labels | {"photo": {"unicorn"}}, drawn, "split.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_stands_in_the_way_is_refused_and_stays(whole, made, tmp_path, capsys):
