@@ -59,7 +59,7 @@ def show(rows: Sequence[Row]) -> dict[str, float]:
             values = [[row.map for row in mine if row.task == task] for task in tasks]
             cells = [percent(value) if value else "" for value in values]
             if all(values):
-                means = _by_seed(mine)
+                means = _by_seed(mine, [row.map for row in mine])
                 cells.append(percent(means))
                 keys[f"{prefix(method)}{setting}.map@all"] = statistics.fmean(means)
             table.add_row(method, *cells)
@@ -77,9 +77,12 @@ def detector_of(method: str) -> str:
     return "distances" if method in ("zero", "alignment") else "prototypes"
 
 
-def _by_seed(rows: Sequence[Row]) -> list[float]:
-    seeds = dict.fromkeys(row.seed for row in rows)
-    return [statistics.fmean(row.map for row in rows if row.seed == seed) for seed in seeds]
+def _by_seed(rows: Sequence[Row], values: Sequence[float]) -> list[float]:
+    """Means over the tasks of each seed; a value for each row."""
+    found: dict[int, list[float]] = {}
+    for row, value in zip(rows, values, strict=True):
+        found.setdefault(row.seed, []).append(value)
+    return [statistics.fmean(some) for some in found.values()]
 
 
 def _accuracies(rows: Sequence[Row], console: Console) -> dict[str, float]:
@@ -91,15 +94,17 @@ def _accuracies(rows: Sequence[Row], console: Console) -> dict[str, float]:
         table.add_column(task, justify="right")
     for method, detector in product(dict.fromkeys(row.method for row in rows), DETECTORS):
         mine = [row for row in rows if row.method == method]
-        cells, means = [], []
+        cells = []
         for task in tasks:
             told = [row.accuracy[detector] for row in mine if row.task == task]
             kinds = [[share for one in told if (share := one[kind]) is not None] for kind in KINDS]
             cells.append(" / ".join(f"{100 * statistics.fmean(kind):.1f}" for kind in kinds) if told else "")
-            means += kinds[-1]
         if all(cells):
+            means = _by_seed(mine, [row.accuracy[detector]["all"] or 0.0 for row in mine])
             cells.append(percent(means))
-            cells += [percent([row.merged for row in mine])] if detector == "prototypes" else []
+            cells += (
+                [percent(_by_seed(mine, [row.merged for row in mine]))] if detector == "prototypes" else []
+            )
             if detector == detector_of(method):
                 keys[f"{prefix(method)}open.accuracy"] = statistics.fmean(means)
             keys[f"{prefix(method)}open.accuracy.{detector}"] = statistics.fmean(means)
