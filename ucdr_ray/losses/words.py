@@ -1,4 +1,4 @@
-"""The losses on text features: TKI (Yan et al.), sec. 4.1 and 4.2. Features need not be of unit length: all are cosines."""
+"""The losses on text features: TKI (Yan et al.), sec. 4.1 and 4.2. Features of any length: what counts are cosines."""
 
 import torch
 from torch import Tensor
