@@ -4,6 +4,7 @@ Prompts are "a {style} of a {object}"; the drawings are of a seed of their own, 
 interrupted training goes on where it was last saved.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -39,30 +40,32 @@ def words() -> list[str]:
     return ["a", "an", "of", *STYLES, *SYNONYMS.values(), *OBJECTS]
 
 
-def drawings(per_class: int, seed: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Drawings of all styles and objects: (N, 3, S, S) uint8, and (N, 2) the numbers of style and object."""
+def drawings(
+    per_class: int, seed: int, first: int = 0, styles: Sequence[str] = tuple(STYLES), side: int = SIDE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drawings of all objects: (N, 3, side, side) uint8, and (N, 2) the numbers of style, among these, and object."""
     jobs = [
-        (style, name, seed, start, min(start + _PIECE, first + per_class))
-        for style in STYLES
+        (style, name, seed, start, min(start + _PIECE, first + per_class), side)
+        for style in styles
         for name in OBJECTS
         for start in range(first, first + per_class, _PIECE)
     ]
     pixels, kinds = [], []
     with (
         ProcessPoolExecutor() as pool,
-        progress("draw", "drawings", len(STYLES) * len(OBJECTS) * per_class) as meter,
+        progress("draw", "drawings", len(styles) * len(OBJECTS) * per_class) as meter,
     ):
         for job, some in zip(jobs, pool.map(_drawn, jobs), strict=True):
             pixels.append(some)
-            kinds += [[list(STYLES).index(job[0]), list(OBJECTS).index(job[1])]] * len(some)
+            kinds += [[styles.index(job[0]), list(OBJECTS).index(job[1])]] * len(some)
             meter.advance(len(some))
     return np.concatenate(pixels), np.array(kinds)
 
 
-def _drawn(job: tuple[str, str, int, int, int]) -> np.ndarray:
-    style, name, seed, start, stop = job
+def _drawn(job: tuple[str, str, int, int, int, int]) -> np.ndarray:
+    style, name, seed, start, stop, side = job
     images = [Image.fromarray(draw(name, style, _DRAWN, seed, index)) for index in range(start, stop)]
-    small = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
+    small = [np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in images]
     return np.stack(small).transpose(0, 3, 1, 2)
 
 

@@ -16,14 +16,18 @@ from ucdr_ray.files import read_json
 Triple = tuple[float, float, float]
 
 
-def load_model(source: str, config: Any, **options: Any) -> nn.Module:
+def load_model(source: str, config: Any = None, kind: Any = AutoModel, **options: Any) -> nn.Module:
     """The model of a `transformers` folder or hub name, float32; weights that it has no place for are left out.
+
+    Args:
+        config: of the model; None: the folder's own.
+        kind: the class of `transformers` that it is to be.
 
     Raises:
         UserError: a weight of the model is missing or of another shape.
         Exception: of many kinds, from `transformers`, where the weights can't be read.
     """
-    model, info = AutoModel.from_pretrained(
+    model, info = kind.from_pretrained(
         source,
         config=config,
         trust_remote_code=False,
