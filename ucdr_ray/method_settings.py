@@ -196,4 +196,45 @@ class UemConfig(MethodSection):
         return self
 
 
+class TkiStages(Stages):
+    """Epochs are passes over all class words."""
+
+    expansion: Epochs = Field(200, description="Epochs of L_min + lambda L_max, of the domain vectors.")
+    aggregation: Epochs = Field(200, ge=1, description="Epochs of L_agg, of the projection.")
+
+
+class TkiConfig(Section):
+    name: Literal["tki"] = Field("tki", description="The method.")
+    stages: TkiStages = Field(default_factory=lambda: TkiStages.model_validate({}))
+    words: list[str] = Field(
+        default_factory=list,
+        description="Class words, what images show; `ucdr train --words FILE` reads them.",
+    )
+    domains: int = Field(20, ge=1, le=1_000, description="P, how many domain vectors are learnt (TKI: 20).")
+    temperature: float = Field(0.1, gt=0, le=10, description="Temperature tau of Eq. 3 and 6 (TKI: 0.1).")
+    weight_min: float = Field(1.0, ge=0, description="Weight of L_min (ablation: 0).")
+    weight_max: float = Field(1.0, ge=0, description="lambda, the weight of L_max (TKI: 1; ablation: 0).")
+    alpha: float = Field(10.0, gt=0, description="alpha of Eq. 1: how steeply likeness of two domains costs.")
+    mu: float = Field(0.0, ge=-1, le=1, description="mu of Eq. 1: the cosine from which it does.")
+    radius: float | None = Field(
+        1.0,
+        gt=0,
+        description="r of the Poincaré ball of the projection's first layer; null: an ordinary layer.",
+    )
+    lr: float = Field(0.005, gt=0, description="Learning rate of Adam, in both stages (TKI: 0.005).")
+    batch: int = Field(64, ge=1, description="Class words in a step, each with all domain vectors.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TkiConfig":
+        if len(set(self.words)) != len(self.words):
+            twice = next(word for word in self.words if self.words.count(word) > 1)
+            raise ValueError(f"words has {twice!r} twice; allowed: each once")
+        if self.stages.expansion > 0 and self.weight_min == self.weight_max == 0:
+            raise ValueError(
+                "stages.expansion with weight_min=0 and weight_max=0; allowed: one of them above 0, or "
+                "stages.expansion=0"
+            )
+        return self
+
+
 MethodConfig = Annotated[AlignmentConfig | DudeConfig | UemConfig, Field(discriminator="name")]

@@ -25,19 +25,20 @@ def domain_diversity(domains: Tensor, alpha: float, mu: float) -> Tensor:
     return pushed[others].mean()
 
 
-def category_correlation(prompts: Tensor, classes: Tensor, temperature: float) -> Tensor:
+def category_correlation(prompts: Tensor, classes: Tensor, which: Tensor, temperature: float) -> Tensor:
     """L_min (Eq. 3, 4): with any domain word before it, a class word still means that class.
 
     Args:
-        prompts: (P, C, D) features t_pi of whole prompts.
-        classes: (C, D) features t_i of class words alone.
+        prompts: (P, n, D) features t_pi of whole prompts, of n of the classes.
+        classes: (C, D) features t_j of class words alone.
+        which: (n,) int64, the classes of the prompts.
         temperature: tau > 0.
 
     Returns:
         The mean over all prompts, a number >= 0.
     """
     logits = F.normalize(prompts, dim=2) @ F.normalize(classes, dim=1).T / temperature
-    right = torch.arange(len(classes), device=classes.device).expand(len(prompts), -1)
+    right = which.to(logits.device).expand(len(prompts), -1)
     return F.cross_entropy(logits.flatten(0, 1), right.flatten())
 
 
@@ -47,17 +48,19 @@ def aggregation(projected: Tensor, temperature: float) -> Tensor:
     As printed: the sum over the positives is inside the logarithm, and the feature itself is in the denominator.
 
     Args:
-        projected: (P, C, D) h(t_pi), unit rows; P of at least 2.
+        projected: (P, n, D) h(t_pi) of n classes, unit rows. With one domain, where Eq. 6 has nothing above its
+            fraction line, a feature is its own positive.
         temperature: tau > 0.
 
     Returns:
-        The mean over all prompts, a number > 0. Memory grows as (P C)^2.
+        The mean over all prompts, a number >= 0. Memory grows as (P n)^2.
     """
     count, classes, _ = projected.shape
     rows = projected.flatten(0, 1)
     logits = rows @ rows.T / temperature
     label = torch.arange(classes, device=rows.device).repeat(count)
     positive = label[:, None] == label
-    positive.fill_diagonal_(False)
+    if count > 1:
+        positive.fill_diagonal_(False)
     above = logits.masked_fill(~positive, float("-inf")).logsumexp(1)
     return (logits.logsumexp(1) - above).mean()

@@ -55,5 +55,5 @@ class Projection(nn.Module):
         self.second = nn.Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        """(N, dim) unit rows -> (N, dim) unit rows."""
-        return F.normalize(self.second(torch.relu(self.first(t))), dim=1)
+        """(N, dim), of which the direction counts -> (N, dim) unit rows."""
+        return F.normalize(self.second(torch.relu(self.first(F.normalize(t, dim=1)))), dim=1)
