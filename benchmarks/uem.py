@@ -29,8 +29,9 @@ from study import ALONE
 from uem_cost import cost
 from uem_tables import Row, show
 
+from ucdr_ray.config import config_fingerprint, load_config
 from ucdr_ray.evaluation.protocols import SETTINGS, Setting
-from ucdr_ray.files import read_json, write_json
+from ucdr_ray.files import fingerprint, read_json, write_json
 
 RECIPES = Path(__file__).parents[1] / "jobs" / "configs"
 # Who searches whom; the last one trains on all of its domains together.
@@ -96,27 +97,27 @@ class Job:
     def catalog(self) -> Path:
         return self.work / f"{self.query}-{self.galleries}-{self.setting}-{self.seed}"
 
-    @property
-    def folder(self) -> Path:
-        return self.catalog.with_name(f"{self.catalog.name}-{self.method.replace(' ', '_')}")
-
-    @property
-    def result(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.json")
-
     def run(self, weights: str, overrides: Sequence[str]) -> dict[str, Any]:
-        """What `ucdr evaluate --null` says of it."""
-        if not self.result.exists():
-            source: list[object] = ["--run", self.folder]
-            if self.method == "zero":
-                source = ["--backbone", weights, "--size", 64 if overrides == QUICK else 96]
-            else:
-                self._train(weights, overrides)
-            ucdr("evaluate", "--catalog", self.catalog, *source, "--null", "--json", self.result)
-        found: dict[str, Any] = read_json(self.result, "figures")
+        """What `ucdr evaluate --null` says of it. Kept by the whole config: another recipe is another run."""
+        source: list[object] = ["--backbone", weights, "--size", 64 if overrides == QUICK else 96]
+        made_by = fingerprint(list(map(str, source)))
+        if self.method != "zero":
+            recipe, changed = self._recipe(weights, overrides)
+            made_by = config_fingerprint(load_config(recipe, changed))
+        folder = self.catalog.with_name(f"{self.catalog.name}-{self.method.replace(' ', '_')}-{made_by[:8]}")
+        result = folder.with_name(f"{folder.name}.json")
+        if not result.exists():
+            if self.method != "zero":
+                source = ["--run", folder]
+                words: list[object] = ["--catalog", self.catalog, "--config", recipe, "--out", folder]
+                words += ["--resume"] if folder.is_dir() else []
+                ucdr("train", *words, *(word for one in changed for word in ("--set", one)))
+            ucdr("evaluate", "--catalog", self.catalog, *source, "--null", "--json", result)
+        found: dict[str, Any] = read_json(result, "figures")
         return found
 
-    def _train(self, weights: str, overrides: Sequence[str]) -> None:
+    def _recipe(self, weights: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+        """The recipe's file, and what is changed of it."""
         name = "alignment" if self.method == "alignment" else "uem"
         changed = [f"{field}={value}" for field, value in ALONE.items()]
         changed += [f"model.backbone={weights}", f"train.seed={self.seed}", *overrides]
@@ -125,10 +126,7 @@ class Job:
             stages = ("idse", "cdsm") if name == "uem" else ("instance", "in_domain", "cross_domain")
             changed += [f"method.stages.{stage}=1" for stage in stages]
         changed += ABLATIONS.get(self.method, [])
-        recipe = RECIPES / f"pacs_{name}.yaml"
-        words: list[object] = ["--catalog", self.catalog, "--config", recipe, "--out", self.folder]
-        words += ["--resume"] if self.folder.is_dir() else []
-        ucdr("train", *words, *(word for one in changed for word in ("--set", one)))
+        return RECIPES / f"pacs_{name}.yaml", changed
 
 
 def ucdr(*words: object) -> None:
@@ -190,7 +188,7 @@ def main(
             found = {}
             for job, result in zip(jobs, results, strict=True):
                 found[job] = Row.of(job.setting, job.task, job.seed, job.method, result)
-                done = f"{len(found)}/{len(jobs)} {job.folder.name}"
+                done = f"{len(found)}/{len(jobs)} {job.catalog.name} {job.method}"
                 print(f"{done}: map@all {found[job].map:.4f}", file=sys.stderr)
         keys |= show(list(found.values()))
     keys |= cost(*(("random:resnet-mini", 64) if quick else ("random:resnet50", 224)), quick)

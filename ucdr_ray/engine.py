@@ -120,7 +120,8 @@ class Trainer:
             {"params": list(encoder.head.parameters()), "factor": train.head_lr_factor},
         ]
         for extra in self.method.extras().values():
-            groups.append({"params": list(extra.parameters()), "factor": train.head_lr_factor})
+            factor = train.head_lr_factor * self.method.extra_lr_factor
+            groups.append({"params": list(extra.parameters()), "factor": factor})
         if train.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
         return torch.optim.SGD(groups, lr=train.lr, momentum=0.9, weight_decay=train.weight_decay)
@@ -253,7 +254,7 @@ class Trainer:
 
     def _train_mode(self) -> None:
         self.method.online.train()
-        self.method.target.train()
+        self.method.target.train(not self.method.target_frozen)
         if self.config.model.batch_norm == "frozen":
             for encoder in (self.method.encoder, self.method.target):
                 for module in encoder.modules():

@@ -170,6 +170,12 @@ class UemConfig(MethodSection):
         description="What an image is drawn to in the other domain; nearest (ablation): its nearest image.",
     )
     classifier_hidden: int = Field(128, ge=1, description="Width of the domain classifier's hidden layer.")
+    classifier_lr_factor: float = Field(
+        1.0,
+        gt=0,
+        description="The classifier learns this many times faster than the head; of a short second stage, at the "
+        "cosine's end, it else learns nothing, and nothing is reversed.",
+    )
     max_clusters: int = Field(150, ge=1, le=10_000, description="The most clusters of a domain.")
     elbow_every: int = Field(
         10, ge=1, description="Epochs after which the number of clusters is sought anew."

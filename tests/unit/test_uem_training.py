@@ -68,6 +68,22 @@ def test_a_run_trains_both_stages_and_says_what_it_did(catalog) -> None:
     assert all(bank.filled.all() for bank in made.memory.banks)
 
 
+def test_the_copy_of_the_extractor_stays_as_it_was_statistics_too(catalog) -> None:
+    made = trainer(catalog, uem_config(["model.batch_norm=train"]))
+    before: dict[str, torch.Tensor] = {}
+
+    def on_epoch(metrics: Metrics, seen: Trainer) -> None:
+        now = {name: value.clone() for name, value in seen.method.target.state_dict().items()}
+        if metrics["epoch"] == 4:
+            before.update(now)
+        if metrics["epoch"] == 5:
+            assert all(torch.equal(value, before[name]) for name, value in now.items())
+            assert not seen.method.target.training and seen.method.online.training
+
+    made.run(None, on_epoch)
+    assert any("running_mean" in name for name in before)
+
+
 def test_images_are_told_apart(catalog) -> None:
     alone = ["method.weight_pnce=0", "method.weight_sel=0", "method.stages={idse: 4, cdsm: 0}"]
     rows = train(trainer(catalog, uem_config([*alone, "train.lr=0.0003"])))

@@ -81,6 +81,8 @@ class Method(ABC):
     """
 
     views = 2  # of each image in a batch; with one, `query` and `key` are the same
+    extra_lr_factor = 1.0  # of what is trained beside the encoder: so many times faster than its head
+    target_frozen = False  # the copy is in evaluation mode throughout, and so are its statistics
 
     def __init__(self, encoder: Encoder, domains: int, precision: torch.dtype = torch.float32) -> None:
         self.online: nn.Module = encoder

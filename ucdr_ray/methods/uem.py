@@ -26,7 +26,7 @@ from ucdr_ray.method_settings import UemConfig
 from ucdr_ray.methods.base import Batch, Losses, Method, Stage, row_sum, weighted
 from ucdr_ray.methods.structure import Structure
 from ucdr_ray.methods.switch import Switch
-from ucdr_ray.models.classifier import DomainClassifier, Judged
+from ucdr_ray.models.classifier import DomainClassifier, EncoderWithClassifier
 from ucdr_ray.models.encoder import Encoder
 from ucdr_ray.neighbors.matching import Unified, unify
 from ucdr_ray.neighbors.memory import Memory
@@ -38,6 +38,7 @@ class Uem(Method):
     """Both stages; what is trained, `online`, is the encoder and the domain classifier; `target` is f' of Eq. 14."""
 
     views = 1  # the paper names one view x_i; what it is compared with is the bank's m_i
+    target_frozen = True
 
     def __init__(
         self,
@@ -50,12 +51,13 @@ class Uem(Method):
     ) -> None:
         super().__init__(encoder, len(domains), precision)
         self.config, self.names, self.world = config, domains, world
+        self.extra_lr_factor = config.classifier_lr_factor
         self.pairs = list(combinations(range(len(domains)), 2))
         device = next(encoder.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             classifier = DomainClassifier(encoder.head_dim, config.classifier_hidden, len(self.pairs))
-        self.online = Judged(encoder, classifier).to(device)
+        self.online = EncoderWithClassifier(encoder, classifier).to(device)
         most, every = config.max_clusters, config.elbow_every
         self.structure = Structure(domains, encoder.head_dim, most, every, seed, world).to(device)
         self.switch = Switch(config).to(device)
@@ -206,7 +208,7 @@ class Uem(Method):
         return self._judged.encoder
 
     @property
-    def _judged(self) -> Judged:
+    def _judged(self) -> EncoderWithClassifier:
         inner = getattr(self.online, "module", self.online)
-        assert isinstance(inner, Judged)
+        assert isinstance(inner, EncoderWithClassifier)
         return inner

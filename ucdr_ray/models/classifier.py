@@ -25,7 +25,7 @@ class DomainClassifier(nn.Module):
         return self.layers(z)
 
 
-class Judged(nn.Module):
+class EncoderWithClassifier(nn.Module):
     """The encoder and the classifier behind it: one pass gives the embedding and the judgement of it."""
 
     def __init__(self, encoder: Encoder, classifier: DomainClassifier) -> None:

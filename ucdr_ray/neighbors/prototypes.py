@@ -37,7 +37,13 @@ class Prototypes:
 
     @classmethod
     def fit(
-        cls, sample: Tensor, centre: Tensor, seed: int, most: int = 150, count: int | None = None
+        cls,
+        sample: Tensor,
+        centre: Tensor,
+        seed: int,
+        most: int = 150,
+        count: int | None = None,
+        before: Tensor | None = None,
     ) -> "Prototypes":
         """Prototypes from a sample (N, D) of a domain's rows, N >= 1, and the mean (D,) of them all.
 
@@ -45,12 +51,13 @@ class Prototypes:
             sample: those `drawn` from the shards, joined in the order of their slots.
             most: the largest number of clusters to try.
             count: the number of clusters, if the `elbow` is not to be asked.
+            before: (count, D) prototypes from which k-means goes on; else it begins anew.
 
         Raises:
             ValueError: an empty sample, or a value that is not finite.
         """
         _check(sample)
-        return cls(clusters(sample, count or elbow(sample, seed, most), seed), centre)
+        return cls(clusters(sample, count or elbow(sample, seed, most), seed, before), centre)
 
     @classmethod
     def of(cls, vectors: Tensor, seed: int, most: int = 150) -> "Prototypes":
@@ -119,12 +126,15 @@ def knee(tried: list[int], inertia: list[float]) -> int:
     return min((int(count) for count in found if count > tried[0]), default=tried[-1])
 
 
-def clusters(sample: Tensor, count: int, seed: int) -> Tensor:
+def clusters(sample: Tensor, count: int, seed: int, before: Tensor | None = None) -> Tensor:
     """(C, D) centres of rows (N, D) by k-means, C <= count: one that is nearest to no row of the sample is left out.
 
     So none is empty in the domain either, whose rows the sampled ones are.
     """
-    found, _ = k_means(sample.cpu().numpy(), min(count, len(sample)), _ROUNDS, seed, spread=True)
+    count, start = min(count, len(sample)), None
+    if before is not None and len(before) == count:
+        start = before.cpu().numpy()
+    found, _ = k_means(sample.cpu().numpy(), count, _ROUNDS, seed, spread=True, start=start)
     centres = torch.from_numpy(found).to(sample.device)
     return centres[assign(sample, centres).unique()]
 
