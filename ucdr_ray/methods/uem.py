@@ -94,7 +94,10 @@ class Uem(Method):
         return report
 
     def step(self, batch: Batch, stage: Stage, memory: Memory) -> Losses:
-        """Losses of one batch, whose embeddings are averaged into the bank first (Eq. 5)."""
+        """Losses of one batch, whose embeddings are averaged into the bank first (Eq. 5).
+
+        So of m_i, the image's history in Eq. 6, a share of 1 - beta is z itself.
+        """
         z, logit = self._encode(self.online, batch.query, "dal" in stage.weights)
         memory.push(batch.domain, batch.slot, z.detach())
         if stage.name == "idse":
@@ -166,7 +169,9 @@ class Uem(Method):
     def match(self, z: Tensor, batch: Batch, memory: Memory) -> tuple[Tensor, dict[str, Tensor]]:
         """All domains' L_SN2M (Eq. 17), and the share of images whose nearest one in the other domain is trusted.
 
-        In its place, as an ablation: every image is drawn to its nearest one in the other domain, among all there.
+        In its place, as an ablation: every image is drawn to its nearest one in the other domain.
+
+        "All there" are up to `max_negatives` rows; of a larger bank, for each step, so many at random.
         """
         tau, images = self.config.temperature, self._images(batch)
         total, measures = z.new_zeros(()), {}
