@@ -65,6 +65,11 @@ class ClipText(nn.Module):
             raise UserError(f"CLIP {source}: its text side can't be loaded: {reason}") from None
         return cls(model, tokenizer, Path(source).name)
 
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads, in full precision."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
     @property
     def width(self) -> int:
         """Dimension W of a word's vector."""
