@@ -76,6 +76,8 @@ def report(
         from ucdr_ray.models.content import load_content
 
         load_content(opened.content)  # refused now if damaged, not after the embedding
+    if catalog is None and not values["catalog"]:
+        raise UserError(f"--catalog: missing; {run} was trained on words, so say on which images to try it")
     images = Catalog.open(catalog or Path(values["catalog"]))
     names = chosen_domains(images, config.data.domains)
     split = split_of(images, names)
@@ -131,6 +133,7 @@ def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> Non
 def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "About":
     from ucdr_ray.evaluation.report import About
     from ucdr_ray.progress import duration
+    from ucdr_ray.run import rate
 
     values, epochs = run.read(), run.metrics()
     manifest = catalog.manifest
@@ -138,8 +141,7 @@ def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "A
     facts = {"run": f"{run.path}, {values['status']}"}
     if epochs:
         seconds = sum(float(row["seconds"]) for row in epochs)
-        rate = sum(float(row["images_per_s"]) for row in epochs) / len(epochs)
-        facts["training"] = f"{len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s"
+        facts["training"] = f"{len(epochs)} epochs in {duration(seconds)}, {rate(epochs)}"
     facts |= {
         "encoder": encoder,
         "config fingerprint": values["config_fingerprint"][:12],

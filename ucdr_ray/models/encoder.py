@@ -96,9 +96,10 @@ class Encoder(nn.Module):
         """
         if self._text[0] is None:
             raise UserError(f"encoder {self.name} reads images only; allowed: an encoder from a CLIP")
-        if isinstance(self._text[0], Path):
-            self._text[0] = ClipText.load(str(self._text[0]))
-        feature = self._text[0].encode(texts).to(self.mean.device)
+        text = self._text[0]
+        if isinstance(text, Path):
+            self._text[0] = text = ClipText.load(str(text))
+        feature = text.encode(texts).to(self.mean.device)
         if self.embedding == "head":
             with torch.no_grad():
                 feature = self.head(feature)
@@ -149,7 +150,7 @@ class Encoder(nn.Module):
         }
 
     def save(self, folder: Path) -> None:
-        """Write `encoder.json`, `encoder.safetensors` and, of a CLIP, `text/`; all of the folder appears, or nothing."""
+        """Write `encoder.json`, `encoder.safetensors` and, of a CLIP, `text/`; the folder appears whole or not."""
         with staged_folder(Path(folder)) as staging:
             state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
             save_file(state, staging / "encoder.safetensors")
