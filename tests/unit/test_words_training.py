@@ -70,7 +70,7 @@ def test_a_finished_run_stays_and_an_interrupted_one_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import ucdr_ray.words_training as job
+    import ucdr_ray.commands.words_training as job
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:

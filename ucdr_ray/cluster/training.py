@@ -13,6 +13,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.monitor import Monitor
+from ucdr_ray.cluster.run_tracking import log_finished, outcome, tracked
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
 from ucdr_ray.cluster.training_latents import Wanted, latents_of, wanted_latents
@@ -23,7 +24,6 @@ from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.models.backbone import absolute
 from ucdr_ray.progress import progress
 from ucdr_ray.run import Run, begin, check_folder
-from ucdr_ray.run_tracking import log_finished, outcome, tracked
 from ucdr_ray.tracking import resolve_uri
 
 

@@ -61,14 +61,14 @@ def train(
 
     overrides = [*([] if method is None else [f"method.name={method}"]), *(override or [])]
     if words is not None:
-        from ucdr_ray.words_training import read_words
+        from ucdr_ray.commands.words_training import read_words
 
         overrides.append(f"method.words={json.dumps(read_words(words), ensure_ascii=False)}")
     settings = load_config(config, overrides)
     if settings.method.name == "tki":
         if catalog is not None:
             raise UserError(f"--catalog {catalog}: method tki reads no images; allowed: --words FILE alone")
-        from ucdr_ray.words_training import train_on_words
+        from ucdr_ray.commands.words_training import train_on_words
 
         result = train_on_words(settings, out, resume)
     else:

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ucdr_ray.cluster.monitor import Monitor
+from ucdr_ray.cluster.run_tracking import log_finished, outcome, tracked
 from ucdr_ray.config import RunConfig
 from ucdr_ray.engine import pick_device
 from ucdr_ray.errors import UserError
@@ -22,7 +23,6 @@ from ucdr_ray.models.clip import ClipText
 from ucdr_ray.models.encoder import Encoder, ProjectionSpec
 from ucdr_ray.models.hyperbolic import Projection
 from ucdr_ray.run import Run, begin, check_folder
-from ucdr_ray.run_tracking import log_finished, outcome, tracked
 from ucdr_ray.tracking import resolve_uri
 
 _MOST_WORDS = 20_000  # with 20 domain vectors of CLIP's 512 numbers each, 800 MB of features
