@@ -49,8 +49,11 @@ class ClipText(nn.Module):
         return super().train(False)
 
     @classmethod
-    def load(cls, source: str) -> "ClipText":
-        """Read a whole CLIP's text side.
+    def load(cls, source: str, name: str | None = None) -> "ClipText":
+        """Read a whole CLIP's text side, or one that `save` wrote.
+
+        Args:
+            name: for messages; the folder's without it.
 
         Raises:
             UserError: there is no such model on this machine, or it is of another kind or damaged.
@@ -63,7 +66,7 @@ class ClipText(nn.Module):
         except Exception as error:  # transformers raises many kinds for a bad folder
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"CLIP {source}: its text side can't be loaded: {reason}") from None
-        return cls(model, tokenizer, Path(source).name)
+        return cls(model, tokenizer, name or Path(source).name)
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads, in full precision."""

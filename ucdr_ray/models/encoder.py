@@ -98,7 +98,7 @@ class Encoder(nn.Module):
             raise UserError(f"encoder {self.name} reads images only; allowed: an encoder from a CLIP")
         text = self._text[0]
         if isinstance(text, Path):
-            self._text[0] = text = ClipText.load(str(text))
+            self._text[0] = text = ClipText.load(str(text), self.name)
         feature = text.encode(texts).to(self.mean.device)
         if self.embedding == "head":
             with torch.no_grad():
