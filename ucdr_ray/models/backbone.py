@@ -18,7 +18,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.models.weights import Triple, load_moco, load_model, normalisation
+from ucdr_ray.models.weights import Triple, load_moco, load_model, normalisation, place
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()  # weights that do not fit are reported in `weights.py`, in a line
@@ -140,7 +140,7 @@ def absolute(source: str) -> str:
 
 
 def build_backbone(source: str, seed: int = 0) -> Backbone:
-    """Make a backbone from a transformers folder, a hub name, `moco:FILE`, or `random:NAME`.
+    """Make a backbone from a transformers folder, a hub name, `moco:FILE`, `random:NAME`, or `package:clip`.
 
     Args:
         seed: seed of random weights; ignored where weights are loaded.
@@ -162,6 +162,7 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
         backbone = Backbone(_spec(f"moco:{Path(rest).name}", ResNetConfig()))
         load_moco(backbone.model, Path(rest))
         return backbone
+    source = place(source)
     local = is_local(source)
     if local and not Path(source).is_dir():
         raise UserError(

@@ -14,7 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
-from ucdr_ray.models.weights import load_model
+from ucdr_ray.models.weights import load_model, place
 from ucdr_ray.named_tensors import digest
 
 _AT_ONCE = 256  # prompts without gradient
@@ -58,6 +58,7 @@ class ClipText(nn.Module):
         Raises:
             UserError: there is no such model on this machine, or it is of another kind or damaged.
         """
+        source = place(source)
         try:
             tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
             model = load_model(source, kind=CLIPTextModelWithProjection, local_files_only=True)
