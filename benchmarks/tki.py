@@ -174,9 +174,8 @@ def _show(rows: Mapping[str, list[Figures]]) -> None:
             pair: 100 * (statistics.fmean(one.by_pair[pair] for one in some) - before)
             for pair, before in vanilla.by_pair.items()
         }
-        ends = [
-            f"{gains[pair]:+.1f} {pair}" for pair in (max(gains, key=gains.get), min(gains, key=gains.get))
-        ]  # type: ignore[arg-type]
+        order = sorted(gains, key=lambda pair: -gains[pair])
+        ends = [f"{gains[pair]:+.1f} {pair}" for pair in (order[0], order[-1])]
         table.add_row(name, *cells, *(ends if name != "vanilla CLIP" else ["", ""]))
     Console(width=150).print(table)
 
