@@ -6,7 +6,7 @@ RUN/
   config.yaml     the whole config            metrics.jsonl   one row per finished epoch
   starts.jsonl    one row each time that the workers took up training: after which epoch
   checkpoints/    complete ones only          encoder/        the finished model
-  content/        with a generator: what makes [z]
+  content/        with a generator: what makes [z]       words.safetensors   of TKI: vectors, and features of prompts
 ```
 """
 
@@ -64,6 +64,11 @@ class Run:
     def content(self) -> Path:
         """What makes [z], of a method that has a generator."""
         return self.path / "content"
+
+    @property
+    def words(self) -> Path:
+        """The domain vectors and the features of all prompts, of a method that trains on words."""
+        return self.path / "words.safetensors"
 
     def read(self) -> dict[str, Any]:
         """`run.json`; UserError where there is none or it isn't one."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ucdr_ray.evaluation.disentangle import Disentangled
     from ucdr_ray.evaluation.protocols import DomainVectors
     from ucdr_ray.evaluation.report import About
+    from ucdr_ray.evaluation.words_map import Words
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
@@ -98,6 +99,7 @@ def report(
         seed,
         disentangled,
         None if split is None else split.pairs,
+        _words(opened, config),
     )
     atomic_write(target, page.encode())
     typer.echo(f"report: {target}")
@@ -123,6 +125,26 @@ def _disentangled(
         (probed(before, seed), probed(after, seed)),
         content_probes(run, config, encoder, catalog, list(after), seed),
     )
+
+
+def _words(run: "Run", config: "RunConfig") -> "Words | None":
+    """Of a run that was trained on words."""
+    if not run.words.is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from ucdr_ray.evaluation.words_map import Words
+    from ucdr_ray.method_settings import TkiConfig
+
+    try:
+        prompts = load_file(run.words)["prompts"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"damaged run: {run.words}: {error}") from None
+    method = config.method
+    if not isinstance(method, TkiConfig) or prompts.shape[:2] != (method.domains, len(method.words)):
+        raise UserError(f"damaged run: {run.words} is not of the words in its config.yaml")
+    return Words(prompts, method.words)
 
 
 def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> None:

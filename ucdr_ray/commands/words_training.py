@@ -91,7 +91,7 @@ def train_on_words(config: RunConfig, out: Path, resume: bool = False) -> dict[s
                 text.to("cpu")
                 encoder.head.load_state_dict(h.state_dict())
                 tensors = {"vectors": vectors.cpu(), "prompts": t.cpu()}
-                atomic_write(run.path / "words.safetensors", save(tensors))
+                atomic_write(run.words, save(tensors))
                 encoder.eval().save(run.encoder)
                 log_finished(run, tracker)
     return outcome(run)
