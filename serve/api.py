@@ -113,7 +113,7 @@ def make_app(
         },
     )
     async def search(request: Request) -> Response:
-        """The nearest images of an image (a form, or bare bytes with the wishes in the query), a vector or an id."""
+        """The nearest images of an image (a form, or bytes with the wishes in the query), a vector, an id or words."""
         clock = service.clock()
         return _json(await service.search(await read_query(request, service.dim), clock))
 

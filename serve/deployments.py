@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from serve.access import Tokens
 from serve.api import make_app
 from serve.batching import Batcher, hurried
-from serve.encoding import Encoders, Encoding, Here, Picture
+from serve.encoding import Encoders, Encoding, Here, Input, encoded, together
 from serve.host import Host, problem_of
 from serve.library import Library
 from serve.looking import Column, Row, Searcher, Wish
@@ -122,14 +122,16 @@ async def _again(call: Any) -> Any:
 
 
 class EncoderHost(Host):
-    """Encodes pictures for every ingress."""
+    """Encodes for every ingress."""
 
     def __init__(self, path: Path, watch_s: float, gpus: float, cpus: float) -> None:
         self._encoders = Encoders("cuda" if gpus else "cpu", max(1, int(cpus)))
         super().__init__(path, watch_s, Library(path, lambda manifest: [], self._encoders.of))
 
-    async def encode(self, version: str, model: str, pixels: np.ndarray) -> np.ndarray | None:
-        """Uint8 (B, 3, S, S) to float32 (B, dim) by the version's model; None where this copy does not have it.
+    async def encode(
+        self, version: str, model: str, contents: np.ndarray | list[str]
+    ) -> list[np.ndarray | str] | None:
+        """As `Encoders.encode`, by the version's model; None where this copy does not have it.
 
         Args:
             model: its fingerprint; any version of it will do.
@@ -138,7 +140,7 @@ class EncoderHost(Host):
         if index is None:
             return None
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._encoders.encode, index, pixels
+            self._threads, self._encoders.encode, index, contents
         )
 
 
@@ -147,16 +149,16 @@ class Apart:
 
     def __init__(self, handle: DeploymentHandle, batch: int) -> None:
         self._handle = handle
-        self._batcher: Batcher[Picture, np.ndarray] = Batcher(
+        self._batcher: Batcher[Input, np.ndarray] = Batcher(
             self._run,
             batch,
             at_once=2,
             held_s=_HELD_S,
-            key=lambda picture: (picture.index.version, hurried(picture.deadline)),
+            key=lambda one: (one.index.version, one.kind, hurried(one.deadline)),
         )
 
-    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
-        return await self._batcher.ask(pictures)
+    async def encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
+        return await self._batcher.ask(inputs)
 
     async def prepare(self) -> None:
         await _taken_up(self._handle)
@@ -168,19 +170,19 @@ class Apart:
             return ["the encoder"]
         return []
 
-    async def _run(self, batch: list[Picture]) -> list[np.ndarray | Exception]:
+    async def _run(self, batch: list[Input]) -> list[np.ndarray | Exception]:
         loop = asyncio.get_running_loop()
         version, model = batch[0].index.version, batch[0].index.manifest.model.fingerprint
-        pixels = np.stack([picture.pixels for picture in batch])
-        end = min(picture.deadline for picture in batch)
+        contents = together(batch)
+        end = min(one.deadline for one in batch)
         while loop.time() < end:
             try:
-                vectors = await asyncio.wait_for(
-                    _again(lambda: self._handle.encode.remote(version, model, pixels)), end - loop.time()
+                found = await asyncio.wait_for(
+                    _again(lambda: self._handle.encode.remote(version, model, contents)), end - loop.time()
                 )
             except (RayActorError, BackPressureError, TimeoutError):
                 raise Refusal(503, "the encoder does not answer; try again later", 1) from None
-            if vectors is not None:
-                return list(vectors)
+            if found is not None:
+                return encoded(found)
             await asyncio.sleep(0.05)
         return [no_version(version)] * len(batch)

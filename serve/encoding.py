@@ -1,4 +1,4 @@
-"""Images to vectors, many at a time, by the encoder that made the vectors of the version that is asked."""
+"""Images and words to vectors, many at a time, by the encoder that made the vectors of the version that is asked."""
 
 import asyncio
 from collections import OrderedDict
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from serve.batching import Batcher
+from serve.refusal import Refusal
+from ucdr_ray.errors import UserError
 from ucdr_ray.index.search import Index
 from ucdr_ray.models.encoder import Encoder
 
@@ -19,18 +21,29 @@ _KEPT = 2  # encoders: that of the version in use, and of the one before
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Pixels uint8 (3, S, S) as the encoder of ``index`` takes them."""
+class Input:
+    """Pixels uint8 (3, S, S) as the encoder of ``index`` takes them, or a text, where it takes any."""
 
-    pixels: np.ndarray
+    content: np.ndarray | str
     index: Index
     deadline: float  # of the event loop's clock
 
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """What can be encoded together: of one model, and all pictures or all text."""
+        return self.index.manifest.model.fingerprint, isinstance(self.content, str)
+
+
+def together(inputs: Sequence[Input]) -> np.ndarray | list[str]:
+    """The contents of inputs of one kind: uint8 (B, 3, S, S), or texts."""
+    texts = [one.content for one in inputs if isinstance(one.content, str)]
+    return texts or np.stack([one.content for one in inputs if not isinstance(one.content, str)])
+
 
 class Encoding(Protocol):
-    """Where pictures become vectors."""
+    """Where pictures and texts become vectors."""
 
-    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
+    async def encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
         """Unit vectors float32 (dim,). Raises Refusal."""
 
     async def prepare(self) -> None:
@@ -61,9 +74,22 @@ class Encoders:
                 self._kept.popitem(last=False)
         return encoder
 
-    def encode(self, index: Index, pixels: np.ndarray) -> np.ndarray:
-        """Uint8 (B, 3, S, S) to float32 (B, dim)."""
-        return self.of(index).encode(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+    def encode(self, index: Index, contents: np.ndarray | list[str]) -> list[np.ndarray | str]:
+        """Float32 (dim,) of each picture, uint8 (B, 3, S, S), or of each text; of a text that won't do, why."""
+        encoder = self.of(index)
+        if isinstance(contents, np.ndarray):
+            return list(encoder.encode(torch.from_numpy(contents).to(self._device)).cpu().numpy())
+        try:
+            return list(encoder.encode_text(contents).cpu().numpy())
+        except UserError as error:
+            if len(contents) == 1:
+                return [str(error)]
+        return [one for text in contents for one in self.encode(index, [text])]
+
+
+def encoded(found: Sequence[np.ndarray | str]) -> list[np.ndarray | Exception]:
+    """What `Encoders.encode` gave, as a `Batcher` wants it."""
+    return [Refusal(422, f"text: {one}") if isinstance(one, str) else one for one in found]
 
 
 class Here:
@@ -72,12 +98,10 @@ class Here:
     def __init__(self, batch: int, threads: int = 1) -> None:
         self.encoders = Encoders(threads=threads)
         self._thread = ThreadPoolExecutor(1, "encode")
-        self._batcher: Batcher[Picture, np.ndarray] = Batcher(
-            self._run, batch, key=lambda picture: picture.index.manifest.model.fingerprint
-        )
+        self._batcher: Batcher[Input, np.ndarray] = Batcher(self._run, batch, key=lambda one: one.kind)
 
-    async def encode(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
-        return await self._batcher.ask(pictures)
+    async def encode(self, inputs: Sequence[Input]) -> list[np.ndarray]:
+        return await self._batcher.ask(inputs)
 
     async def prepare(self) -> None:
         """Nothing: the library that holds the version has loaded its encoder."""
@@ -85,9 +109,8 @@ class Here:
     async def missing(self) -> list[str]:
         return []
 
-    async def _run(self, batch: list[Picture]) -> list[np.ndarray]:
-        pixels = np.stack([picture.pixels for picture in batch])
-        vectors = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self.encoders.encode, batch[0].index, pixels
+    async def _run(self, batch: list[Input]) -> list[np.ndarray | Exception]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self.encoders.encode, batch[0].index, together(batch)
         )
-        return list(vectors)
+        return encoded(found)

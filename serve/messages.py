@@ -52,17 +52,29 @@ class Wishes(Message):
 
 
 class OneQuery(Wishes):
-    """A query by vector, as the index's own encoder makes them (any length above zero), or by an image of the index."""
+    """A query by vector, as the index's own encoder makes them (any length above zero), by an image of the index, or in
+    words, where `/v1/index` says `reads_text`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": "7d1f…", "domains": ["photo"], "k": 5}]})
 
     vector: Annotated[Vector | None, Field(description="As many numbers as the index has dimensions.")] = None
     id: Annotated[Name | None, Field(description="Of an image in the index.")] = None
+    text: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1_000,
+            description="Words for what is looked for. Whether anything matches them is not judged.",
+            examples=["a sketch of a dog"],
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.vector is None) == (self.id is None):
-            raise ValueError("exactly one of vector and id is needed")
+        if sum(one is not None for one in (self.vector, self.id, self.text)) != 1:
+            raise ValueError("exactly one of vector, id and text is needed")
+        if self.text is not None and self.query_domain is not None:
+            raise ValueError("query_domain: does not go with text, which is from no domain")
         return self
 
 
@@ -193,6 +205,7 @@ class IndexInfo(Message):
     domains: dict[str, DomainInfo]
     recalls: list[Recall]
     judges: Annotated[bool, Field(description="It was built to say where nothing in a domain matches.")]
+    reads_text: Annotated[bool, Field(description="It can be asked in words.")]
     limits: dict[str, float]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serve.asking import ImageQuery
-from serve.encoding import Encoding, Picture
+from serve.encoding import Encoding, Input
 from serve.looking import Looked, Question, Row, Searcher, Wish
 from serve.matching import told
 from serve.measures import Measures
@@ -86,6 +86,9 @@ class Service:
                 vector = await self._encoded(query.image, index, clock)
             elif query.vector is not None:
                 vector = _unit([query.vector], index)[0]
+            elif query.text is not None:
+                vector = await self._read(query.text, index, clock)
+                wishes = wishes.model_copy(update={"null": "off"})  # words are from none of the domains
             else:
                 assert query.id is not None
                 row = await self._row(query.id, None, index)
@@ -172,6 +175,7 @@ class Service:
             },
             "recalls": [pair.model_dump() for pair in manifest.recalls],
             "judges": manifest.common is not None,
+            "reads_text": index.reads_text,
             "limits": {name: float(value) for name, value in limits.model_dump().items()}
             | {"deadline_ms": self._settings.deadline_ms},
         }
@@ -200,7 +204,14 @@ class Service:
             except Reject as reject:
                 raise Refusal(_status(reject), f"image: {reject.reason}") from None
         with clock.phase("encode"):
-            [vector] = await self._encoding.encode([Picture(decoded, index, clock.deadline)])
+            [vector] = await self._encoding.encode([Input(decoded, index, clock.deadline)])
+        return vector
+
+    async def _read(self, text: str, index: Index, clock: Clock) -> np.ndarray:
+        if not index.reads_text:
+            raise Refusal(422, "text: the encoder of this index reads images only")
+        with clock.phase("encode"):
+            [vector] = await self._encoding.encode([Input(text, index, clock.deadline)])
         return vector
 
     async def _row(self, id_: str, domain: str | None, index: Index) -> Row:

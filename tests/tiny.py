@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from ucdr_ray.embeddings_writer import publish, write_part
 from ucdr_ray.files import write_json
 from ucdr_ray.images import content_id
 from ucdr_ray.models.encoder import Encoder
+from ucdr_ray.models.small_clip import save_clip, small_clip
 
 
 @cache
@@ -70,16 +72,27 @@ def make_catalog(path: Path, counts: dict[str, int], rows_per_part: int = 16, si
     return Catalog.open(path)
 
 
-def random_vector(id_: str) -> np.ndarray:
+@cache
+def clip() -> Encoder:
+    """A small encoder with random weights that reads text, too: 128 dimensions, 64 × 64 pixels."""
+    with TemporaryDirectory() as folder:
+        save_clip(*small_clip(["a", "of", "cat", "tree", "house"]), Path(folder) / "small")
+        return Encoder.from_backbone(f"{folder}/small")
+
+
+def random_vector(id_: str, dim: int | None = None) -> np.ndarray:
     """A direction for an image, by its id."""
-    return np.random.default_rng(int(id_, 16)).normal(size=encoder().dim)
+    return np.random.default_rng(int(id_, 16)).normal(size=dim or encoder().dim)
 
 
 def make_embeddings(
-    path: Path, catalog: Catalog, vector: Callable[[str], np.ndarray] = random_vector
+    path: Path,
+    catalog: Catalog,
+    vector: Callable[[str], np.ndarray] = random_vector,
+    made_by: Encoder | None = None,
 ) -> Embeddings:
     """Made-up unit vectors in place of the encoder's; equal images get equal vectors."""
-    model = encoder()
+    model = made_by or encoder()
     model.save(path / "encoder")
     domains = []
     for domain in catalog.domains:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
-from ucdr_ray.method_settings import AlignmentConfig, MethodConfig
+from ucdr_ray.method_settings import AlignmentConfig, ImageMethodConfig, MethodConfig, TkiConfig
 from ucdr_ray.problems import describe
 from ucdr_ray.settings import (
     AugmentConfig,
@@ -48,8 +48,17 @@ class RunConfig(Section):
             values["bank"] = {"momentum": 0.99} | bank
         return values
 
+    @property
+    def image_method(self) -> ImageMethodConfig:
+        """The method's settings; TypeError of one that trains on words."""
+        if isinstance(self.method, TkiConfig):
+            raise TypeError(f"method {self.method.name} trains on words")
+        return self.method
+
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
+        if isinstance(self.method, TkiConfig):
+            return self._check_words()
         warm, epochs = self.train.warmup_epochs, sum(self.method.stages.model_dump().values())
         if warm > epochs:
             raise ValueError(
@@ -62,6 +71,27 @@ class RunConfig(Section):
             )
         if self.train.precision == "bfloat16" and self.train.device == "cpu":
             raise ValueError("train.precision=bfloat16 with train.device=cpu; allowed: float32 on a CPU")
+        return self
+
+    def _check_words(self) -> "RunConfig":
+        """What says how images are trained on says nothing here, so a value of one's own is a mistake."""
+        unused = {
+            "augment": type(self.augment).model_fields.keys(),
+            "bank": type(self.bank).model_fields.keys(),
+            "data": type(self.data).model_fields.keys() - {"size", "resize"},
+            "train": type(self.train).model_fields.keys() - {"seed", "device"},
+            "model": type(self.model).model_fields.keys() - {"backbone", "batch_norm"},
+        }
+        for section, fields in unused.items():
+            here = getattr(self, section)
+            for name in sorted(fields):
+                if getattr(here, name) != type(here).model_fields[name].get_default(
+                    call_default_factory=True
+                ):
+                    raise ValueError(
+                        f"{section}.{name}={getattr(here, name)} with method.name=tki, which trains on words; "
+                        f"allowed: no {section}.{name}"
+                    )
         return self
 
 

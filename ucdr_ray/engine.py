@@ -35,7 +35,7 @@ def local_memory(
     config: RunConfig, domains: Sequence[tuple[str, int]], world: World, device: torch.device
 ) -> Memory:
     """All banks in this process, with more workers in each of them."""
-    method = config.method
+    method = config.image_method
     return LocalMemory(
         domains,
         config.model.dim,

@@ -243,4 +243,5 @@ class TkiConfig(Section):
         return self
 
 
-MethodConfig = Annotated[AlignmentConfig | DudeConfig | UemConfig, Field(discriminator="name")]
+ImageMethodConfig = AlignmentConfig | DudeConfig | UemConfig
+MethodConfig = Annotated[ImageMethodConfig | TkiConfig, Field(discriminator="name")]

@@ -6,13 +6,13 @@ RUN/
   config.yaml     the whole config            metrics.jsonl   one row per finished epoch
   starts.jsonl    one row each time that the workers took up training: after which epoch
   checkpoints/    complete ones only          encoder/        the finished model
-  content/        with a generator: what makes [z]
+  content/        with a generator: what makes [z]       words.safetensors   of TKI: vectors, and features of prompts
 ```
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,11 @@ class Run:
         """What makes [z], of a method that has a generator."""
         return self.path / "content"
 
+    @property
+    def words(self) -> Path:
+        """The domain vectors and the features of all prompts, of a method that trains on words."""
+        return self.path / "words.safetensors"
+
     def read(self) -> dict[str, Any]:
         """`run.json`; UserError where there is none or it isn't one."""
         values = read_json(self.path / "run.json", "run")
@@ -80,7 +85,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per finished epoch, oldest first."""
-        return self._rows("metrics.jsonl", ("epoch", "seconds", "images_per_s"))
+        return self._rows("metrics.jsonl", ("epoch", "seconds"))
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch's row."""
@@ -152,6 +157,13 @@ class Run:
         self.update(status="finished")
 
 
+def rate(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean rate of some epochs, in words, such as "1,200 images/s"; of a method that reads none, prompts."""
+    what = "images" if "images_per_s" in rows[0] else "prompts"
+    mean = sum(float(row[f"{what}_per_s"]) for row in rows) / len(rows)
+    return f"{mean:,.0f} {what}/s"
+
+
 def check_folder(path: Path, resume: bool) -> Run:
     """The run at `path`, which may yet have to be begun.
 
@@ -176,12 +188,15 @@ def _is_ours(name: str) -> bool:
     return name in _OURS or is_temporary(name)
 
 
-def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool, generator: str | None = None) -> bool:
+def begin(
+    run: Run, config: RunConfig, catalog: Catalog | None, resume: bool, generator: str | None = None
+) -> bool:
     """Start the run, or with `resume` take it up where its newest checkpoint is; call it while the run is held.
 
     A folder in which no worker has trained yet counts as empty: whatever a call left there, another one takes it over.
 
     Args:
+        catalog: of the images; None of a method that trains on none.
         generator: fingerprint of the one that teaches, of methods that have one.
 
     Returns:
@@ -199,7 +214,7 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool, generator
     if values["config_fingerprint"] != config_fingerprint(config):
         where = _difference(run, config)
         raise UserError(f"--out {path} holds a run of another config ({where}); choose another --out")
-    if values["catalog_fingerprint"] != catalog.fingerprint:
+    if values["catalog_fingerprint"] != (catalog.fingerprint if catalog else ""):
         there = values["catalog"]
         raise UserError(f"--out {path} holds a run on another catalog, {there}; choose another --out")
     if values.get("generator_fingerprint", generator) != generator:
@@ -223,13 +238,13 @@ def begin(run: Run, config: RunConfig, catalog: Catalog, resume: bool, generator
 
 
 def _write_new(
-    run: Run, config: RunConfig, catalog: Catalog, generator: str | None, before: dict[str, Any]
+    run: Run, config: RunConfig, catalog: Catalog | None, generator: str | None, before: dict[str, Any]
 ) -> None:
     """Make the folder that of a run that nothing has been trained of; `before` is the `run.json` that it replaces."""
     made_by = config_fingerprint(config)
     identity = {
         "config_fingerprint": made_by,
-        "catalog_fingerprint": catalog.fingerprint,
+        "catalog_fingerprint": catalog.fingerprint if catalog else "",
         "generator_fingerprint": generator,
     }
     same = before.items() >= identity.items()
@@ -241,7 +256,7 @@ def _write_new(
         "version": 1,
         "name": f"{config.method.name}-{made_by[:8]}-{run.path.name}",
         **identity,
-        "catalog": str(catalog.path.resolve()),
+        "catalog": str(catalog.path.resolve()) if catalog else "",
         "mlflow_run_id": before["mlflow_run_id"] if same else None,
         "status": "running",
     })  # fmt: skip

@@ -61,7 +61,8 @@ class DataConfig(Section):
 class ModelConfig(Section):
     backbone: str = Field(
         "random:resnet-mini",
-        description="A transformers folder, a hub name, `moco:FILE` (MoCo v2's ResNet-50 checkpoint) or `random:NAME`.",
+        description="A transformers folder, a hub name, `moco:FILE` (MoCo v2's ResNet-50 checkpoint), `random:NAME` or "
+        "`package:clip` (of the package's drawings).",
     )
     head_hidden: int = Field(512, ge=1, description="Width of the hidden layer of the MLP head.")
     dim: int = Field(128, ge=2, le=4096, description="Dimension of the embedding.")

@@ -5,7 +5,7 @@
 
 const $ = (id) => document.getElementById(id);
 let index = null;     // what /v1/index said
-let query = null;     // { file } or { id, domain, source }
+let query = null;     // { file }, { id, domain, source } or { text }
 let asking = null;    // the request under way, so that a newer one can stop it
 let preview = "";     // the object URL of the query's picture
 
@@ -71,14 +71,16 @@ function choose(next, remember = true) {
   URL.revokeObjectURL(preview);
   preview = next.file ? URL.createObjectURL(next.file) : "";
   const image = $("query");
-  image.hidden = false;
+  image.hidden = !!next.text;
   image.alt = next.file ? `Your image ${next.file.name || ""}`.trim() : `The query: ${next.source}`;
   if (next.file) image.src = preview;
-  else show(image, next, () => query === next);
-  $("how").textContent = next.file ? next.file.name || "pasted image" : next.source;
+  else if (next.id) show(image, next, () => query === next);
+  $("how").textContent = next.text ? `“${next.text}”` : next.file ? next.file.name || "pasted image" : next.source;
+  $("words").value = next.text || "";
   if (remember) {
-    const state = next.file ? null : { id: next.id, domain: next.domain, source: next.source };
-    history.pushState(state, "", next.file ? "/" : `/#${encodeURIComponent(next.id)}`);
+    const state = next.file ? null : next;
+    const where = next.text ? `/#text=${encodeURIComponent(next.text)}` : next.id ? `/#${encodeURIComponent(next.id)}` : "/";
+    history.pushState(state, "", where);
   }
   if ($("examples").contains(document.activeElement)) $("status").focus();  // what was pressed goes away
   $("examples").open = false;
@@ -92,7 +94,7 @@ function wishes() {
   const found = { k: Math.min(100, Math.max(1, Math.round($("k").valueAsNumber) || 12)), exact: $("exact").checked };
   if (chosen.length < boxes.length) found.domains = chosen;
   if (!$("judge").checked) found.null = "off";
-  if ($("from").value && !query.id) found.query_domain = $("from").value;
+  if ($("from").value && query.file) found.query_domain = $("from").value;
   const least = $("min-score").valueAsNumber;
   if (!Number.isNaN(least)) found.min_score = Math.min(1, Math.max(-1, least));
   return found;
@@ -124,8 +126,8 @@ async function ask() {
 }
 
 function request(wanted, signal) {
-  if (query.id) {
-    const body = JSON.stringify({ id: query.id, ...wanted });
+  if (!query.file) {
+    const body = JSON.stringify({ ...(query.text ? { text: query.text } : { id: query.id }), ...wanted });
     return ["/v1/search", { method: "POST", body, signal, headers: { "Content-Type": "application/json" } }];
   }
   const form = new FormData();
@@ -193,6 +195,7 @@ async function start() {
   }
   $("problem").hidden = true;
   $("judging").hidden = !index.judges;
+  $("describing").hidden = !index.reads_text;
   $("from").replaceChildren($("from").firstElementChild,
     ...Object.keys(index.domains).map((name) => element("option", { textContent: name })));
   served(index.index_version, index.model);
@@ -206,12 +209,13 @@ async function start() {
   $("examples").hidden = !examples.length;
 }
 
-// What the address says: a search from an image of the index, or none.
+// What the address says: a search from an image of the index or in words, or none.
 function asked() {
-  if (history.state?.id) return history.state;
+  if (history.state?.id || history.state?.text) return history.state;
   try {
-    const id = decodeURIComponent(location.hash.slice(1));
-    return id ? { id, source: id } : null;
+    const said = decodeURIComponent(location.hash.slice(1));
+    if (said.startsWith("text=")) return said.length > 5 ? { text: said.slice(5) } : null;
+    return said ? { id: said, source: said } : null;
   } catch {
     return null;
   }
@@ -222,6 +226,7 @@ function forget() {
   asking?.abort();
   clear();
   $("query").hidden = true;
+  $("words").value = "";
   $("how").textContent = "or drop one here, or paste one.";
   $("examples").open = true;
 }
@@ -237,6 +242,8 @@ $("ask").addEventListener("submit", (event) => {
     sessionStorage.setItem("token", $("token").value.trim());
     $("token").value = "";
     start().then(ask);
+  } else if ($("words").value.trim() && $("words").value.trim() !== query?.text) {
+    choose({ text: $("words").value.trim() });
   } else ask();
 });
 for (const kind of ["dragenter", "dragover"]) {

@@ -87,7 +87,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "No such command 'chek'. Did you mean 'check', 'schema'?; see ucdr config --help",
         ),
         (["config", "show", "--bogus"], "No such option: --bogus; see ucdr config show --help"),
-        (["train"], "Missing option '--catalog'; see ucdr train --help"),
+        (["train"], "Missing option '--out'; see ucdr train --help"),
         (["ingest", "--out"], "Option '--out' requires an argument; see ucdr --help"),
         (["search", "x", "y.png", "-k", "few"], "Invalid value for '-k': "),
     ],

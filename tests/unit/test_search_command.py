@@ -147,3 +147,9 @@ def test_embed_says_which_sources_it_takes(world, capsys, tmp_path):
     unknown = refused(capsys, *call, "--backbone", "random:resnet-mini", "--domains", "art")
     assert "it has: Real World, photo, sketch" in unknown
     assert not (tmp_path / "out").exists()
+
+
+def test_words_need_an_encoder_that_reads_them_and_some_question_there_must_be(world, query, capsys):
+    assert "reads images only" in refused(capsys, "search", world.index, "--text", "a cat")
+    assert "reads images only" in refused(capsys, "search", world.index, query, "--text", "a cat")
+    assert "give images, or --text WORDS" in refused(capsys, "search", world.index)

@@ -56,8 +56,8 @@ def raw(text):
 
 
 REFUSED = {
-    "neither vector nor id": ({"json": {}}, 422, "exactly one of vector and id"),
-    "both": (vector(id="x"), 422, "exactly one of vector and id"),
+    "neither vector nor id": ({"json": {}}, 422, "exactly one of vector, id and text"),
+    "both": (vector(id="x"), 422, "exactly one of vector, id and text"),
     "wrong dimension": ({"json": {"vector": [1.0] * 3}}, 422, "has 3 numbers; this index has 256 dimensions"),
     "empty vector": ({"json": {"vector": []}}, 422, "vector"),
     "zero vector": ({"json": {"vector": [0.0] * 256}}, 422, "zero or not finite"),

@@ -2,15 +2,17 @@
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 
-from ucdr_ray.run import Run
+from ucdr_ray.run import Run, rate
 from ucdr_ray.tracking import Tracker
 
 _POLL_SECONDS = 0.5
+_QUIET_SECONDS = 3.0
 _RECENT = 3  # epochs that the estimate goes by
 
 
@@ -26,7 +28,7 @@ class Monitor:
         self._seen, self._starts = len(run.metrics()), len(run.starts())
         self._restarts = len(run.bank_restarts())
         self._sent = set(tracker.epochs)
-        self._began = False
+        self._began, self._said = False, 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -49,7 +51,11 @@ class Monitor:
         for row in rows:
             if row["epoch"] > self._seen:
                 self._seen = int(row["epoch"])
-                self._say(self._line(row, rows))
+                # Of epochs that take a moment, one now and then will do.
+                quiet = time.monotonic() - self._said < _QUIET_SECONDS
+                if not quiet or row["seconds"] > _POLL_SECONDS or self._seen == self._epochs:
+                    self._say(self._line(row, rows))
+                    self._said = time.monotonic()
             if row["epoch"] not in self._sent:
                 self._sent.add(int(row["epoch"]))
                 values = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -66,10 +72,8 @@ class Monitor:
         shares = f", {sum(pairs) / len(pairs):.0%} with neighbours across" if pairs else ""
         recent = [other["seconds"] for other in rows[-_RECENT:]]
         left = sum(recent) / len(recent) * (self._epochs - self._seen)
-        return (
-            f"train: epoch {self._seen}/{self._epochs} {row['stage']}, {terms}, {row['images_per_s']:,.0f} images/s"
-            f"{shares}, {left:,.0f} s left"
-        )
+        epoch = f"epoch {self._seen}/{self._epochs} {row['stage']}"
+        return f"train: {epoch}, {terms}, {rate([row])}{shares}, {left:,.0f} s left"
 
     def __enter__(self) -> Self:
         self._thread.start()

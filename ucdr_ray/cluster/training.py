@@ -13,6 +13,7 @@ from ucdr_ray.catalog import Catalog
 from ucdr_ray.cluster import stream
 from ucdr_ray.cluster.bank import BankSpec
 from ucdr_ray.cluster.monitor import Monitor
+from ucdr_ray.cluster.run_tracking import log_finished, outcome, tracked
 from ucdr_ray.cluster.session import start_ray
 from ucdr_ray.cluster.shards import Shards, shard_threads, start_shards
 from ucdr_ray.cluster.training_latents import Wanted, latents_of, wanted_latents
@@ -23,7 +24,7 @@ from ucdr_ray.errors import JobError, UserError
 from ucdr_ray.models.backbone import absolute
 from ucdr_ray.progress import progress
 from ucdr_ray.run import Run, begin, check_folder
-from ucdr_ray.tracking import Tracker, resolve_uri
+from ucdr_ray.tracking import resolve_uri
 
 
 def chosen_domains(config: RunConfig, catalog: Catalog) -> list[str]:
@@ -57,14 +58,7 @@ def train(config: RunConfig, catalog: Catalog, out: Path, resume: bool = False) 
         if begin(run, config, catalog, resume, latents.fingerprint if latents else None):
             with run.going():
                 _train(config, catalog, names, run, uri, latents)
-    return {
-        "run": str(run.path),
-        "encoder": str(run.encoder),
-        "name": run.read()["name"],
-        "mlflow_run_id": run.read()["mlflow_run_id"],
-        "seconds": sum(row["seconds"] for row in run.metrics()),
-        "metrics": run.metrics()[-1],
-    }
+    return outcome(run)
 
 
 def _train(
@@ -72,7 +66,7 @@ def _train(
 ) -> None:
     sizes = [catalog.domain(name).images for name in names]
     workers = config.train.workers
-    with _tracker(config, run, uri) as tracker:
+    with tracked(config, run, uri) as tracker:
         # Besides the workers' CPUs, two for the tasks that decode.
         start_ray(num_cpus=max(4, os.cpu_count() or 1, workers + 2))
         references = None
@@ -97,8 +91,7 @@ def _train(
         shutil.rmtree(run.path / "bank", ignore_errors=True)
         if not run.encoder.is_dir():
             raise JobError(f"no encoder in {run.encoder}: the workers don't share this folder")
-        for path in (run.path / "config.yaml", run.path / "metrics.jsonl", run.encoder):
-            tracker.log_artifact(path)
+        log_finished(run, tracker)
 
 
 def _bank(config: RunConfig, sizes: list[int], run: Path) -> Shards | None:
@@ -120,17 +113,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _tracker(config: RunConfig, run: Run, uri: str | None) -> Iterator[Tracker]:
-    if uri is None:
-        yield Tracker.off()
-        return
-    values = run.read()
-    with Tracker.start(
-        uri, values["name"], run.path, experiment=config.tracking.experiment, run_id=values["mlflow_run_id"]
-    ) as tracker:
-        run.update(mlflow_run_id=tracker.run_id, mlflow_uri=uri)
-        tracker.log_params(config.model_dump(mode="json") | {"catalog": values["catalog_fingerprint"]})
-        yield tracker

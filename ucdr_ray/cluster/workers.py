@@ -104,7 +104,7 @@ def make_memory(
         return local_memory(config, domains, world, device)
     names, sizes = zip(*domains, strict=True)
     copy = sum(sizes) * config.model.dim * 4 <= config.bank.copy_limit_gb * 1e9
-    method = config.method
+    method = config.image_method
     return ShardedMemory(shards, names, world, method.max_negatives, config.train.seed, device, copy)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ucdr_ray.evaluation.disentangle import Disentangled
     from ucdr_ray.evaluation.protocols import DomainVectors
     from ucdr_ray.evaluation.report import About
+    from ucdr_ray.evaluation.words_map import Words
     from ucdr_ray.models.encoder import Encoder
     from ucdr_ray.run import Run
 
@@ -76,6 +77,8 @@ def report(
         from ucdr_ray.models.content import load_content
 
         load_content(opened.content)  # refused now if damaged, not after the embedding
+    if catalog is None and not values["catalog"]:
+        raise UserError(f"--catalog: missing; {run} was trained on words, so say on which images to try it")
     images = Catalog.open(catalog or Path(values["catalog"]))
     names = chosen_domains(images, config.data.domains)
     split = split_of(images, names)
@@ -96,6 +99,7 @@ def report(
         seed,
         disentangled,
         None if split is None else split.pairs,
+        _words(opened, config),
     )
     atomic_write(target, page.encode())
     typer.echo(f"report: {target}")
@@ -123,6 +127,26 @@ def _disentangled(
     )
 
 
+def _words(run: "Run", config: "RunConfig") -> "Words | None":
+    """Of a run that was trained on words."""
+    if not run.words.is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from ucdr_ray.evaluation.words_map import Words
+    from ucdr_ray.method_settings import TkiConfig
+
+    try:
+        prompts = load_file(run.words)["prompts"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"damaged run: {run.words}: {error}") from None
+    method = config.method
+    if not isinstance(method, TkiConfig) or prompts.shape[:2] != (method.domains, len(method.words)):
+        raise UserError(f"damaged run: {run.words} is not of the words in its config.yaml")
+    return Words(prompts, method.words)
+
+
 def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> None:
     if embeddings.model.fingerprint != encoder.fingerprint:
         raise UserError(f"--embeddings {embeddings.path}: made by another encoder than that of {run}")
@@ -131,6 +155,7 @@ def _check_maker(embeddings: "Embeddings", encoder: "Encoder", run: Path) -> Non
 def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "About":
     from ucdr_ray.evaluation.report import About
     from ucdr_ray.progress import duration
+    from ucdr_ray.run import rate
 
     values, epochs = run.read(), run.metrics()
     manifest = catalog.manifest
@@ -138,8 +163,7 @@ def _about(run: "Run", catalog: "Catalog", names: list[str], encoder: str) -> "A
     facts = {"run": f"{run.path}, {values['status']}"}
     if epochs:
         seconds = sum(float(row["seconds"]) for row in epochs)
-        rate = sum(float(row["images_per_s"]) for row in epochs) / len(epochs)
-        facts["training"] = f"{len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s"
+        facts["training"] = f"{len(epochs)} epochs in {duration(seconds)}, {rate(epochs)}"
     facts |= {
         "encoder": encoder,
         "config fingerprint": values["config_fingerprint"][:12],

@@ -1,4 +1,4 @@
-"""`ucdr search`: images in, the most similar images of other domains out."""
+"""`ucdr search`: images or words in, the most similar images out."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,11 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import atomic_write
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ucdr_ray.commands.queries import Query
     from ucdr_ray.index.judging import Judged
     from ucdr_ray.index.merge import Hit
     from ucdr_ray.index.search import Answer, Index
 
-_BATCH = 64  # queries at a time through the encoder
 _SHEET_COLUMNS = 10
 _MOST = 1_000_000
 
@@ -25,7 +23,17 @@ def search(
     index: Annotated[
         Path, typer.Argument(metavar="INDEX", help="The folder that `ucdr index build --out` wrote.")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The queries: image files.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="The queries: image files.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS",
+            help="A query in words, such as 'a sketch of a dog', of an index whose encoder is from a CLIP; may be "
+            "given several times.",
+        ),
+    ] = None,
     domains: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Search only these domains; all of the index without it."),
@@ -58,31 +66,36 @@ def search(
 ) -> None:
     """Find the images most similar to each query, by cosine; all domains asked compete for the K places.
 
-    Ties are broken by domain, id and slot. The JSON also holds the top K of each domain.
+    Ties are broken by domain, id and slot. The JSON also holds the top K of each domain. Words are from no domain that
+    an index knows: whether anything matches them is not judged.
 
     Example: ucdr search index/pacs cat.jpg --domains sketch,photo -k 10 --sheet cat.png
+
+    Example: ucdr search index/clip --text "a dog" --text "a sketch of a house"
     """
     if not 1 <= k <= _MOST:
         raise UserError(f"-k {k}: allowed are 1 to {_MOST:,}")
     if sheet is None and json_file != "-":
         sheet = Path("search.png")
+    from ucdr_ray.commands.queries import encode, read
     from ucdr_ray.files import write_json
     from ucdr_ray.index.judging import judge
     from ucdr_ray.index.search import Index
 
+    queries = read(images or [], text or [])
     opened = Index.open(index)
     names = [name.strip() for name in domains.split(",")] if domains is not None else opened.manifest.domains
     for name in names:
         opened.domain(name)
-    contents = [_read(image) for image in images]
-    vectors = _encode(opened, images, contents)
+    vectors = encode(opened, queries)
     answers = opened.search(vectors, names, k, exact)
-    judged = (
-        judge(opened, vectors, [one.by_domain for one in answers], query_domain) if null == "on" else None
-    )
-    if judged is not None:
-        answers = [_kept(answer, one, k) for answer, one in zip(answers, judged, strict=True)]
-    result = _result(opened, names, k, images, answers, judged)
+    verdicts: list[Judged | None] = [None] * len(queries)
+    shown = len(images or [])
+    if null == "on" and shown:
+        found = [one.by_domain for one in answers[:shown]]
+        verdicts[:shown] = judge(opened, vectors[:shown], found, query_domain) or verdicts[:shown]
+    answers = [_kept(answer, one, k) for answer, one in zip(answers, verdicts, strict=True)]
+    result = _result(opened, names, k, queries, answers, verdicts)
     if json_file == "-":
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -90,39 +103,14 @@ def search(
             write_json(Path(json_file), result)
         _print(result)
     if sheet is not None:
-        _write_sheet(sheet, opened, images, contents, answers)
+        _write_sheet(sheet, opened, queries, answers)
         typer.echo(f"sheet: {sheet}", err=json_file == "-")
 
 
-def _read(image: Path) -> bytes:
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the query {image}: {error.strerror}") from None
-
-
-def _encode(index: "Index", images: list[Path], contents: list[bytes]) -> "np.ndarray":
-    """Vectors float32 (Q, dim) of the queries, by the index's own encoder."""
-    import numpy as np
-    import torch
-
-    from ucdr_ray.images import Reject, to_array
-    from ucdr_ray.models.device import fastest_device
-
-    device = fastest_device()
-    encoder = index.encoder.to(device)
-    pixels = []
-    for image, content in zip(images, contents, strict=True):
-        try:
-            pixels.append(torch.from_numpy(to_array(content, encoder.size, encoder.resize)))
-        except Reject as reject:
-            raise UserError(f"cannot use the query {image}: {reject.reason}") from None
-    parts = [pixels[start : start + _BATCH] for start in range(0, len(pixels), _BATCH)]
-    return np.concatenate([encoder.encode(torch.stack(part).to(device)).cpu().numpy() for part in parts])
-
-
-def _kept(answer: "Answer", judged: "Judged", k: int) -> "Answer":
-    """Without what is from domains that have nothing of the kind."""
+def _kept(answer: "Answer", judged: "Judged | None", k: int) -> "Answer":
+    """Without what is from domains that have nothing of the kind, where that was judged."""
+    if judged is None:
+        return answer
     from dataclasses import replace
 
     from ucdr_ray.index.merge import merge
@@ -135,12 +123,11 @@ def _result(
     index: "Index",
     domains: list[str],
     k: int,
-    images: list[Path],
+    queries: list["Query"],
     answers: list["Answer"],
-    judged: "list[Judged] | None",
+    verdicts: list["Judged | None"],
 ) -> dict[str, Any]:
     first = answers[0]
-    verdicts: list[Judged | None] = [None] * len(images) if judged is None else list(judged)
     return {
         "index": {
             "path": str(index.folder.parents[1]),
@@ -155,13 +142,13 @@ def _result(
         "notes": first.notes,
         "queries": [
             {
-                "image": str(image),
+                query.key: query.said,
                 "hits": _ranked(answer.hits),
                 "by_domain": {name: _ranked(hits) for name, hits in answer.by_domain.items()},
                 "null": None if one is None else one.reason(domains),
                 "judged": None if one is None else one.told(),
             }
-            for image, answer, one in zip(images, answers, verdicts, strict=True)
+            for query, answer, one in zip(queries, answers, verdicts, strict=True)
         ],
     }
 
@@ -188,7 +175,7 @@ def _print(result: dict[str, Any]) -> None:
 
     console = Console()
     for query in result["queries"]:
-        table = Table(title=Text(query["image"]), title_justify="left", box=SIMPLE_HEAD)
+        table = Table(title=Text(_said(query)), title_justify="left", box=SIMPLE_HEAD)
         for heading in ("rank", "score", "domain", "id", "source"):
             table.add_column(
                 heading, justify="right" if heading in ("rank", "score") else "left", overflow="fold"
@@ -210,38 +197,42 @@ def _print(result: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _said(query: dict[str, Any]) -> str:
+    return str(query["image"] if "image" in query else f"“{query['text']}”")
+
+
 def _judged(query: dict[str, Any]) -> list[str]:
     """Lines on whether anything matches, where that was judged."""
     said = query["judged"]
     if said is None:
         return []
     if query["null"] is not None:
-        return [f"{query['image']}: nothing here matches: {query['null']}"]
+        return [f"{_said(query)}: nothing here matches: {query['null']}"]
     if said["query_domain"] is None:
-        return [f"{query['image']}: not judged whether it matches: it is from no domain that the index knows"]
+        return [f"{_said(query)}: not judged whether it matches: it is from no domain that the index knows"]
     return [
-        f"{query['image']}: nothing in {name} matches it"
+        f"{_said(query)}: nothing in {name} matches it"
         for name, one in said["by_domain"].items()
         if one["null"]
     ]
 
 
-def _write_sheet(
-    path: Path, index: "Index", images: list[Path], contents: list[bytes], answers: list["Answer"]
-) -> None:
+def _write_sheet(path: Path, index: "Index", queries: list["Query"], answers: list["Answer"]) -> None:
     """One row of pictures for each query and domain: the query, then the domain's top k."""
-    from ucdr_ray.evaluation.contact import contact_sheet, png, stack
+    from ucdr_ray.evaluation.contact import card, contact_sheet, png, stack
     from ucdr_ray.images import decode
 
     rows = []
-    for image, content, answer in zip(images, contents, answers, strict=True):
+    for query, answer in zip(queries, answers, strict=True):
+        picture = card(query.said) if query.content is None else decode(query.content)
+        name_of = query.said if query.content is None else Path(query.said).name
         for name, hits in answer.by_domain.items():
             thumbnails = [decode(index.domain(name).thumbnail(hit.slot)) for hit in hits]
             captions = [f"{rank}. {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
-            title = f"{image.name} → {name}"
+            title = f"{name_of} → {name}"
             rows.append(
                 contact_sheet(
-                    decode(content),
+                    picture,
                     thumbnails,
                     captions,
                     title=title,

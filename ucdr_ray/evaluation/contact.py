@@ -1,6 +1,7 @@
 """Contact sheets: a query beside what it found, as one picture."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -84,6 +85,16 @@ def grid(
             )
             sheet.paste(image, (wide + column * step, high + row * step))
     return sheet
+
+
+def card(text: str, side: int = 96) -> Image.Image:
+    """Words as a picture, as many as fit."""
+    image = Image.new("RGB", (side, side), _PAPER)
+    draw = ImageDraw.Draw(image)
+    lines = textwrap.wrap(text, max(1, int(side / draw.textlength("n", _font()))))[: side // _LINE]
+    for number, line in enumerate(lines):
+        draw.text((2, 2 + number * _LINE), _fitted(draw, line, side - 4), _INK, _font())
+    return image
 
 
 def png(image: Image.Image) -> bytes:

@@ -17,6 +17,7 @@ from ucdr_ray.evaluation.disentangle import Disentangled
 from ucdr_ray.evaluation.open_set import evaluate_open_set
 from ucdr_ray.evaluation.protocols import DomainVectors, evaluate_pairs, unit
 from ucdr_ray.evaluation.report_examples import Example, Pictures, choose, sheets
+from ucdr_ray.evaluation.words_map import Words, words_maps
 
 CUTOFFS = (1, 10, 50, 200)
 _METRICS = (
@@ -53,6 +54,7 @@ def build_report(
     seed: int = 0,
     disentangled: Disentangled | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    words: Words | None = None,
 ) -> str:
     """The page.
 
@@ -64,6 +66,7 @@ def build_report(
         seed: of the queries shown and of the maps.
         disentangled: of runs with a generator.
         pairs: (query, gallery) each, such as a split's; all without it.
+        words: of runs that were trained on them.
 
     Raises:
         UserError: as `evaluate_pairs`.
@@ -91,6 +94,7 @@ def build_report(
         nothing=results and _nothing(results["trained"], after, who),
         maps=_maps(before, after, seed),
         disentangled=disentangled and _disentangled(disentangled, results is not None),
+        words=_words(words, seed),
         curves=_curves(epochs),
         sheets=_by_pair(examples, sheets(examples, labels, pictures), results),
         seed=seed,
@@ -132,6 +136,11 @@ def _disentangled(found: Disentangled, labelled: bool) -> dict[str, Any]:
             told = {"before": tables.percent(before), "after": tables.percent(after)}
             rows.append({"what": f"{what}, {of}", "better": better} | told)
     return {"page": _uri(found.page, "png"), "probes": rows}
+
+
+def _words(words: Words | None, seed: int) -> list[dict[str, str]]:
+    found = words_maps(words, seed) if words is not None else []
+    return [{"title": title, "image": _uri(png, "png")} for title, png in found]
 
 
 def _maps(

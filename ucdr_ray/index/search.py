@@ -175,6 +175,11 @@ class Index:
         text = read_json(self.folder / "encoder" / "encoder.json", "encoder")
         return int(text["size"]), text["resize"]
 
+    @cached_property
+    def reads_text(self) -> bool:
+        """Whether the encoder reads words, too; without loading it."""
+        return any(record.file.startswith("encoder/text/") for record in self.manifest.encoder)
+
     def domain(self, name: str) -> OpenDomain:
         """One domain's shards and metadata.
 

@@ -27,7 +27,7 @@ def build_method(
         generator: of the methods that have one.
         world: the workers; None: this process alone.
     """
-    method = config.method
+    method = config.image_method
     if isinstance(method, AlignmentConfig):
         return Alignment(encoder, method, len(domains), precision)
     if isinstance(method, UemConfig):

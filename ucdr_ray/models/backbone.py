@@ -6,19 +6,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ViTConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionModelWithProjection,
+    MobileNetV1Config,
+    MobileNetV2Config,
+    ResNetConfig,
+    ViTConfig,
+)
 from transformers import logging as transformers_logging
 
 from ucdr_ray.errors import UserError
-from ucdr_ray.models.weights import Triple, load_moco, load_model, normalisation
+from ucdr_ray.models.weights import Triple, load_moco, load_model, normalisation, place
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()  # weights that do not fit are reported in `weights.py`, in a line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP = "clip_vision_model"
 # Where a folder's own preprocessor_config.json says nothing.
-NORMALISATION = {"resnet": IMAGENET, "mobilenet_v1": HALF, "mobilenet_v2": HALF, "vit": HALF}
+NORMALISATION = {"resnet": IMAGENET, "mobilenet_v1": HALF, "mobilenet_v2": HALF, "vit": HALF, CLIP: OPENAI}
 
 
 def _random(name: str) -> Any:
@@ -56,7 +66,8 @@ class BackboneSpec:
 
 
 class Backbone(nn.Module):
-    """A `transformers` vision model, pooled: class token for ViT, global average otherwise."""
+    """A `transformers` vision model, pooled: class token for ViT, for CLIP in its common space with text, else the
+    global average."""
 
     def __init__(self, spec: BackboneSpec, model: nn.Module | None = None) -> None:
         super().__init__()
@@ -66,7 +77,11 @@ class Backbone(nn.Module):
             family = values.pop("model_type")
             try:
                 config = AutoConfig.for_model(family, **values)
-                model = AutoModel.from_config(config, trust_remote_code=False, **_options(family))
+                model = (
+                    CLIPVisionModelWithProjection(config)
+                    if family == CLIP
+                    else AutoModel.from_config(config, trust_remote_code=False, **_options(family))
+                )
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"backbone {spec.name}: {error}".splitlines()[0]) from None
         self.model = model
@@ -80,7 +95,7 @@ class Backbone(nn.Module):
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            side = int(self.spec.transformers.get("image_size") or 64) if self.family == "vit" else 64
+            side = int(self.spec.transformers.get("image_size") or 64) if self.family in ("vit", CLIP) else 64
             width = self.forward(torch.zeros(1, 3, side, side)).shape[1]
         self.model.train(training)
         return int(width)
@@ -89,6 +104,8 @@ class Backbone(nn.Module):
         """(B, 3, S, S) normalised pixels -> (B, F) pooled features."""
         if self.family == "vit":
             return self.model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0]
+        if self.family == CLIP:
+            return self.model(pixels, interpolate_pos_encoding=True).image_embeds
         return self.model(pixels).pooler_output.flatten(1)
 
 
@@ -123,7 +140,7 @@ def absolute(source: str) -> str:
 
 
 def build_backbone(source: str, seed: int = 0) -> Backbone:
-    """Make a backbone from a transformers folder, a hub name, `moco:FILE`, or `random:NAME`.
+    """Make a backbone from a transformers folder, a hub name, `moco:FILE`, `random:NAME`, or `package:clip`.
 
     Args:
         seed: seed of random weights; ignored where weights are loaded.
@@ -145,6 +162,7 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
         backbone = Backbone(_spec(f"moco:{Path(rest).name}", ResNetConfig()))
         load_moco(backbone.model, Path(rest))
         return backbone
+    source = place(source)
     local = is_local(source)
     if local and not Path(source).is_dir():
         raise UserError(
@@ -153,8 +171,11 @@ def build_backbone(source: str, seed: int = 0) -> Backbone:
     try:
         # Without the word, transformers asks at the terminal whether to run the folder's own code.
         config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        if config.model_type == "clip":
+            config = config.vision_config
         spec = _spec(Path(source).resolve().name if local else source, config, normalisation(source))
-        model = load_model(source, config, **_options(config.model_type))
+        kind = CLIPVisionModelWithProjection if config.model_type == CLIP else AutoModel
+        model = load_model(source, config, kind, **_options(config.model_type))
     except UserError:
         raise
     except Exception as error:  # transformers raises many kinds for a bad folder

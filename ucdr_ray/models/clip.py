@@ -14,7 +14,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from ucdr_ray.errors import UserError
 from ucdr_ray.files import fingerprint
-from ucdr_ray.models.weights import load_model
+from ucdr_ray.models.weights import load_model, place
 from ucdr_ray.named_tensors import digest
 
 _AT_ONCE = 256  # prompts without gradient
@@ -49,12 +49,16 @@ class ClipText(nn.Module):
         return super().train(False)
 
     @classmethod
-    def load(cls, source: str) -> "ClipText":
-        """Read a whole CLIP's text side.
+    def load(cls, source: str, name: str | None = None) -> "ClipText":
+        """Read a whole CLIP's text side, or one that `save` wrote.
+
+        Args:
+            name: for messages; the folder's without it.
 
         Raises:
             UserError: there is no such model on this machine, or it is of another kind or damaged.
         """
+        source = place(source)
         try:
             tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
             model = load_model(source, kind=CLIPTextModelWithProjection, local_files_only=True)
@@ -63,7 +67,12 @@ class ClipText(nn.Module):
         except Exception as error:  # transformers raises many kinds for a bad folder
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"CLIP {source}: its text side can't be loaded: {reason}") from None
-        return cls(model, tokenizer, Path(source).name)
+        return cls(model, tokenizer, name or Path(source).name)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads, in full precision."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     @property
     def width(self) -> int:

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPModel
 
 from ucdr_ray.augment import augment
+from ucdr_ray.bfloat16 import fast_bfloat16
 from ucdr_ray.named_tensors import below, optimizer_state, restore_optimizer
 from ucdr_ray.settings import AugmentConfig
 
@@ -48,8 +49,9 @@ class ClipTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self._rate()
         said, which = caption.unique(return_inverse=True)
-        image = F.normalize(self._image(views), dim=1)
-        text = F.normalize(self._text(self.captions[said]), dim=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(pixels.device)):
+            image, text = self._image(views), self._text(self.captions[said])
+        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
         logits = self.model.logit_scale.clamp(max=_SHARPEST).exp() * image @ text.T
         right = F.one_hot(which, len(said)).to(logits.dtype)
         loss = F.cross_entropy(logits, which) + F.cross_entropy(logits.T, (right / right.sum(0)).T)

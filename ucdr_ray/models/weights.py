@@ -14,6 +14,23 @@ from ucdr_ray.errors import UserError
 from ucdr_ray.files import read_json
 
 Triple = tuple[float, float, float]
+PACKAGED = "package:clip"
+_CLIP = Path(__file__).parents[1] / "drawings" / "clip"
+
+
+def place(source: str) -> str:
+    """Where a model lies: the folder or hub name itself, or that of `package:clip`, the package's own for its drawings.
+
+    Raises:
+        UserError: another `package:` name.
+    """
+    if source.partition(":")[0] != "package":
+        return source
+    if source != PACKAGED:
+        raise UserError(
+            f"{source}: there is no such model; allowed: {PACKAGED}, the CLIP of the package's drawings"
+        )
+    return str(_CLIP)
 
 
 def load_model(source: str, config: Any = None, kind: Any = AutoModel, **options: Any) -> nn.Module:
