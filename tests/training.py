@@ -54,7 +54,7 @@ UEM = [
     "method.stages.cdsm=2",
     "method.elbow_every=2",
     "bank.momentum=0.5",
-    "train.lr=0.001",
+    "train.lr=0.0001",
 ]
 
 

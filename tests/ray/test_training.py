@@ -79,7 +79,7 @@ def test_two_workers_give_what_one_process_gives(tmp_path, catalog, train):
     assert Encoder.load(tmp_path / "run" / "encoder").dim == 16
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     assert not (tmp_path / "run" / ".ray").exists()
-    assert "train: epoch 4/5 cross_domain, loss" in err and "% with neighbours across" in err
+    assert "train: epoch 5/5 cross_domain, loss" in err and "% with neighbours across" in err
 
     before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*") if p.name != ".lock")
     code, _, err = train(catalog, tmp_path / "run", settings=["train.workers=2"])
