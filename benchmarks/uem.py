@@ -53,10 +53,13 @@ ABLATIONS = {
     "plain adversarial": ["method.weight_spr=0"],
     "nearest neighbour": ["method.match=nearest"],
     "IDSE alone": ["method.stages.cdsm=0"],
-    "switch by itself": ["method.switch=stable"],
+    "switch by itself": [
+        *("method.switch=stable", "method.stages.idse={most}"),
+        *("method.stable_at=0.85", "method.stable_for=1", "method.stable_from=0.2"),
+    ],
     "the paper's weights": [
         *("method.reduction=paper", "method.temperature=0.07", "bank.momentum=0.99"),
-        *("method.weight_ince=1", "method.weight_dal=1", "method.weight_match=1"),
+        *("method.weight_ince=1", "method.weight_dal=1", "method.weight_spr=1", "method.weight_match=1"),
     ],
 }
 # PACS's recipes, that of the alignment half as long, which costs it half a point of map@all: about the time of UEM's.
@@ -67,7 +70,7 @@ CHANGED = {
         "alignment": [f"method.stages.{stage}" for stage in ("instance=1", "in_domain=2", "cross_domain=2")],
     },
     "emoji": {
-        "uem": ["method.stages.idse=21", "method.stages.cdsm=9"],
+        "uem": ["method.stages.idse=15", "method.stages.cdsm=24"],
         "alignment": [
             *(f"method.stages.{stage}" for stage in ("instance=3", "in_domain=6", "cross_domain=6")),
             *("method.k_in=20", "method.k_cross=20"),
@@ -125,7 +128,8 @@ class Job:
         if overrides == QUICK:
             stages = ("idse", "cdsm") if name == "uem" else ("instance", "in_domain", "cross_domain")
             changed += [f"method.stages.{stage}=1" for stage in stages]
-        changed += ABLATIONS.get(self.method, [])
+        most = {"pacs": 10, "emoji": 30}[self.images]
+        changed += [one.format(most=most) for one in ABLATIONS.get(self.method, [])]
         return RECIPES / f"pacs_{name}.yaml", changed
 
 

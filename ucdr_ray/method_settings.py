@@ -1,5 +1,6 @@
 """The `method` section of a training run's config: each method's settings."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -198,6 +199,13 @@ class UemConfig(MethodSection):
         if self.switch == "stable" and 0 in (self.stages.idse, self.stages.cdsm):
             raise ValueError(
                 "switch=stable with a stage of 0 epochs; allowed: stages.idse and stages.cdsm above 0, or switch=epoch"
+            )
+        # The first renewal has none before it to agree with.
+        first = max(1, math.ceil(self.stable_from * self.stages.idse)) + self.stable_for
+        if self.switch == "stable" and first >= self.stages.idse:
+            raise ValueError(
+                f"switch=stable can't end {self.stages.idse} epochs of stages.idse before epoch {first}; allowed: more "
+                "of them, or a smaller stable_from or stable_for, or switch=epoch"
             )
         return self
 

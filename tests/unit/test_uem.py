@@ -282,3 +282,6 @@ def test_the_papers_values_are_the_defaults() -> None:
         load_config(None, ["method.name=uem", "method.weight_sell=0"])
     with pytest.raises(UserError, match="switch=stable with a stage of 0 epochs"):
         load_config(None, ["method.name=uem", "method.switch=stable", "method.stages.cdsm=0"])
+    with pytest.raises(UserError, match="switch=stable can't end 7 epochs of stages.idse before epoch 7"):
+        load_config(None, ["method.name=uem", "method.switch=stable", "method.stages.idse=7"])
+    assert load_config(None, ["method.name=uem", "method.switch=stable", "method.stages.idse=8"])
